@@ -1,0 +1,229 @@
+"""The neutral words of a conversation: what goes into a request and what comes out.
+
+Framework adapters translate their own messages into these; the chat protocol turns these
+into prompt ids. Everything here is frozen and plain Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from dgemma_backend.errors import PromptError, SettingError
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+ToolChoiceMode = Literal["auto", "none", "required", "named"]
+
+ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of text inside a message."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image inside a message: its encoded bytes (PNG, JPEG or WebP), never an address."""
+
+    data: bytes = field(repr=False)
+    media_type: str = "image/png"
+
+
+Part = Text | Image
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One finished call of a tool by the model; `arguments` is plain JSON data."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise PromptError(f"a tool call needs the name of its tool, got {self.name!r}")
+        if not isinstance(self.arguments, Mapping):
+            raise PromptError(
+                f"the arguments of the call of {self.name!r} must be a mapping, got "
+                f"{type(self.arguments).__name__}. Decode a JSON string first: json.loads(...)."
+            )
+
+
+@dataclass(frozen=True)
+class InvalidToolCall:
+    """A call the model began and did not finish properly; `raw` is its text as it stood."""
+
+    id: str
+    name: str | None
+    raw: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool the model may call. `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise PromptError(f"a tool needs a name, got {self.name!r}")
+        if not isinstance(self.parameters, Mapping):
+            raise PromptError(
+                f"the parameters of tool {self.name!r} must be a JSON schema (a mapping), got "
+                f"{type(self.parameters).__name__}"
+            )
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """Whether the model may, must not, or must call a tool, and which."""
+
+    mode: ToolChoiceMode = "auto"
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(ToolChoiceMode):
+            raise SettingError(
+                f"tool choice mode {self.mode!r} does not exist; there are "
+                f"{', '.join(get_args(ToolChoiceMode))}"
+            )
+        if (self.mode == "named") != (self.name is not None):
+            raise SettingError(
+                f"tool choice mode {self.mode!r} with name {self.name!r}: a name goes with mode "
+                "'named' and with no other. Use ToolChoice.named('some_tool')."
+            )
+
+    @classmethod
+    def named(cls, name: str) -> ToolChoice:
+        """Exactly the tool called `name`."""
+        return cls("named", name)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn, or one tool result, of a conversation.
+
+    `content` is a string or a tuple of parts; None stands for a tool that returned nothing.
+    `tool_calls` and `reasoning` belong to the assistant, `tool_call_id` and `name` (the tool's
+    name) to a tool result. Raises PromptError for a role or content that does not exist.
+    """
+
+    role: Role
+    content: str | tuple[Part, ...] | None = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise PromptError(f"role {self.role!r} does not exist; there are {', '.join(ROLES)}")
+        parts = self.content if isinstance(self.content, tuple) else ()
+        if not isinstance(self.content, str | tuple | None) or not all(
+            isinstance(part, Text | Image) for part in parts
+        ):
+            raise PromptError(
+                f"the content of a {self.role} message must be a string or a tuple of Text and "
+                f"Image parts, got {self.content!r:.120}"
+            )
+        if self.tool_calls and self.role != "assistant":
+            raise PromptError(f"only an assistant message has tool calls, not a {self.role} one")
+
+    @property
+    def text(self) -> str:
+        """All text of the message, parts joined with nothing between."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content or () if isinstance(part, Text))
+
+    @classmethod
+    def system(cls, content: str | Sequence[Part]) -> Message:
+        """Instructions that stand above the conversation."""
+        return cls("system", _frozen(content))
+
+    @classmethod
+    def user(cls, content: str | Sequence[Part]) -> Message:
+        """What the user says."""
+        return cls("user", _frozen(content))
+
+    @classmethod
+    def assistant(
+        cls,
+        content: str | Sequence[Part] = "",
+        *,
+        tool_calls: Sequence[ToolCall] = (),
+        reasoning: str | None = None,
+    ) -> Message:
+        """What the model said, thought and called."""
+        return cls("assistant", _frozen(content), tuple(tool_calls), reasoning)
+
+    @classmethod
+    def tool(
+        cls,
+        content: str | Sequence[Part] | None,
+        *,
+        tool_call_id: str | None = None,
+        name: str | None = None,
+    ) -> Message:
+        """What a tool answered to the call `tool_call_id`."""
+        frozen = None if content is None else _frozen(content)
+        return cls("tool", frozen, tool_call_id=tool_call_id, name=name)
+
+
+def _frozen(content: str | Sequence[Part]) -> str | tuple[Part, ...]:
+    return content if isinstance(content, str) else tuple(content)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a request cost. Times are in seconds of wall clock.
+
+    `completion_tokens` counts committed tokens, reasoning and control tokens included, and never
+    what lies behind the cut in the last canvas. `tokens_per_forward` is completion tokens divided
+    by denoising steps.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int = 0
+    canvases: int = 0
+    denoising_steps: int = 0
+    tokens_per_forward: float = 0.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    first_text_seconds: float = 0.0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The whole answer to a request."""
+
+    text: str
+    reasoning: str
+    tool_calls: tuple[ToolCall, ...]
+    invalid_tool_calls: tuple[InvalidToolCall, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    seed: int
+    model: str
+
+    @property
+    def message(self) -> Message:
+        """The answer as an assistant message, to be put back into the conversation."""
+        return Message.assistant(
+            self.text, tool_calls=self.tool_calls, reasoning=self.reasoning or None
+        )
