@@ -1,0 +1,6 @@
+"""The DiffusionGemma network: one stack of layers, used as causal encoder and canvas decoder."""
+
+from dgemma_backend.model.cache import KVCache
+from dgemma_backend.model.diffusion_gemma import DiffusionGemma
+
+__all__ = ["DiffusionGemma", "KVCache"]

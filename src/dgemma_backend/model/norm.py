@@ -1,0 +1,20 @@
+"""RMS normalisation with and without a learned weight."""
+
+import torch
+from dgemma_kernels import Kernels
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Normalises the last axis to unit root mean square, in float32."""
+
+    def __init__(self, kernels: Kernels, eps: float, dim: int | None = None) -> None:
+        """Without `dim` there is no weight."""
+        super().__init__()
+        self.eps = eps
+        self._rms_norm = kernels.rms_norm
+        self.weight = None if dim is None else nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., dim)` -> same shape and dtype."""
+        return self._rms_norm(x, self.weight, self.eps)

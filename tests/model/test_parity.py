@@ -1,0 +1,183 @@
+"""Both passes equal transformers' DiffusionGemma on random models of every shape."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+CONFIGURATIONS = 200
+FP32_TOLERANCE = 1e-5  # same formulas, other order of sums; see the histogram in the results
+BF16_TOLERANCE = 6e-2  # rounding differs: we sum experts and normalise in float32
+
+
+def random_shape(rng: random.Random) -> dict[str, Any]:
+    """Facts of a small model: every dimension that the passes treat specially is drawn."""
+    layers = rng.randint(1, 4)
+    kinds = [rng.choice(["sliding_attention", "full_attention"]) for _ in range(layers - 1)]
+    kv_heads, global_kv_heads = rng.choice([1, 2]), rng.choice([1, 2])
+    experts = rng.randint(1, 6)
+    return {
+        "canvas_length": rng.choice([1, 3, 8, 16]),
+        "vocab_size": rng.choice([17, 64, 131]),
+        "hidden_size": rng.choice([16, 24, 40]),
+        "intermediate_size": rng.choice([8, 33]),
+        "num_hidden_layers": layers,
+        "layer_types": [*kinds, "full_attention"],
+        "num_attention_heads": 2 * rng.choice([1, 2]),
+        "num_key_value_heads": kv_heads,
+        "num_global_key_value_heads": global_kv_heads,
+        "head_dim": rng.choice([8, 16]),
+        "global_head_dim": rng.choice([16, 32]),
+        "num_experts": experts,
+        "top_k_experts": rng.randint(1, experts),
+        "moe_intermediate_size": rng.choice([4, 12]),
+        "sliding_window": rng.choice([2, 5, 8, 24]),
+        "final_logit_softcapping": rng.choice([5.0, 30.0]),
+    }
+
+
+def prefix_lengths(window: int, rng: random.Random) -> list[int]:
+    """One to three sequences whose lengths lie around the window."""
+    choices = [1, max(1, window - 1), window, window + 1, 3 * window]
+    return [rng.choice(choices) for _ in range(rng.randint(1, 3))]
+
+
+def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Largest difference over the largest value."""
+    ours, theirs = ours.double(), theirs.double()
+    scale = theirs.abs().max().clamp_min(1e-12)
+    return float((ours - theirs).abs().max() / scale)
+
+
+class Theirs:
+    """transformers' encoder and decoder over a left-padded batch, positions without the pads."""
+
+    def __init__(self, model: Any, rows: list[torch.Tensor]) -> None:
+        from transformers import DynamicCache
+
+        self.model = model
+        self.cache = DynamicCache(config=model.config.get_text_config())
+        longest = max(row.numel() for row in rows)
+        self.pads = torch.tensor([longest - row.numel() for row in rows])
+        self.mask = torch.arange(longest)[None] >= self.pads[:, None]
+        self.length = 0
+        self.encode(torch.stack([torch.nn.functional.pad(r, (longest - len(r), 0)) for r in rows]))
+
+    def encode(self, tokens: torch.Tensor) -> None:
+        steps = torch.arange(self.length, self.length + tokens.shape[1])
+        if self.length:
+            self.mask = torch.nn.functional.pad(self.mask, (0, tokens.shape[1]), value=True)
+        positions = (steps[None] - self.pads[:, None]).clamp_min(0)
+        encoder = self.model.model.encoder
+        masks = encoder.create_masks_for_generate(
+            config=self.model.config,
+            inputs_embeds=torch.empty(*tokens.shape, 0, dtype=self.model.dtype),
+            attention_mask=self.mask,
+            past_key_values=self.cache,
+            position_ids=positions,
+        )
+        encoder(
+            input_ids=tokens,
+            attention_mask=masks,
+            position_ids=positions,
+            past_key_values=self.cache,
+        )
+        self.length += tokens.shape[1]
+
+    def denoise(self, canvas: torch.Tensor, tempered: torch.Tensor | None) -> torch.Tensor:
+        steps = torch.arange(self.length, self.length + canvas.shape[1])
+        mask = torch.nn.functional.pad(self.mask, (0, canvas.shape[1]), value=True)
+        masks = self.model.model.decoder.create_diffusion_decoder_attention_mask(
+            config=self.model.config,
+            inputs_embeds=canvas.unsqueeze(-1).to(self.model.dtype),
+            past_key_values=self.cache,
+            decoder_attention_mask=mask,
+        )
+        out = self.model(
+            decoder_input_ids=canvas,
+            self_conditioning_logits=tempered,
+            decoder_attention_mask=masks,
+            past_key_values=self.cache,
+            decoder_position_ids=steps[None] - self.pads[:, None],
+        )
+        logits: torch.Tensor = out.logits
+        return logits
+
+
+def cached_difference(caches: list[Any], theirs: Theirs) -> float:
+    """Worst relative difference of keys and values over rows and layers."""
+    worst = 0.0
+    for row, cache in enumerate(caches):
+        for layer, mine in enumerate(cache.layers):
+            other = theirs.cache.layers[layer]
+            held = min(cache.length, other.keys.shape[2])
+            if mine.window is not None:
+                held = min(held, mine.window - 1)
+            if held == 0:
+                continue
+            like = torch.empty(1, *mine._keys.shape[::2])
+            keys, values = mine.prefix(like, held)
+            worst = max(
+                worst,
+                relative(keys, other.keys[row, :, -held:]),
+                relative(values, other.values[row, :, -held:]),
+            )
+    return worst
+
+
+def worst_error(pair: Any, facts: dict[str, Any], seed: int, rng: random.Random) -> float:
+    """Prefill, canvas with and without a guess, commit, second canvas: the worst difference."""
+    ours, model = pair
+    text = facts["text_config"]
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(*shape: int) -> torch.Tensor:
+        return torch.randint(text["vocab_size"], shape, generator=generator)
+
+    rows = [ids(length) for length in prefix_lengths(text["sliding_window"], rng)]
+    caches = [ours.new_cache() for _ in rows]
+    theirs = Theirs(model, rows)
+    pieces = rng.randint(1, 4)
+    for piece in range(pieces):  # ours is fed in pieces, theirs at once
+        parts = [row.tensor_split(pieces)[piece] for row in rows]
+        some = [i for i, part in enumerate(parts) if part.numel()]
+        if some:
+            ours.encode([parts[i] for i in some], [caches[i] for i in some])
+    errors = [cached_difference(caches, theirs)]
+    for _ in range(2):
+        canvas, temperature = ids(len(rows), facts["canvas_length"]), rng.uniform(0.3, 1.0)
+        first = ours.denoise(canvas, None, caches)
+        their_first = theirs.denoise(canvas, None)
+        again = ours.denoise(canvas, ours.guess(their_first, temperature), caches)
+        errors += [
+            relative(first, their_first),
+            relative(again, theirs.denoise(canvas, their_first / temperature)),
+        ]
+        committed = ids(len(rows), facts["canvas_length"])
+        ours.encode(list(committed), caches)
+        theirs.encode(committed)
+        errors.append(cached_difference(caches, theirs))
+    return max(errors)
+
+
+@pytest.mark.parametrize("seed", range(CONFIGURATIONS))
+@torch.no_grad()
+def test_every_pass_equals_transformers_in_float32(
+    seed: int, toy_facts: Callable[..., Any], model_pair: Callable[..., Any]
+) -> None:
+    rng = random.Random(seed)
+    facts = toy_facts(**random_shape(rng))
+    assert worst_error(model_pair(facts, seed), facts, seed, rng) < FP32_TOLERANCE
+
+
+@pytest.mark.parametrize("seed", range(12))
+@torch.no_grad()
+def test_every_pass_is_near_transformers_in_bfloat16(
+    seed: int, toy_facts: Callable[..., Any], model_pair: Callable[..., Any]
+) -> None:
+    rng = random.Random(seed)
+    facts = toy_facts(**random_shape(rng))
+    pair = model_pair(facts, seed, torch.bfloat16)
+    assert worst_error(pair, facts, seed, rng) < BF16_TOLERANCE
