@@ -1,7 +1,7 @@
 """The two JSON files of a published checkpoint: where each fact stands, and which keys are known.
 
-`read_model` and `read_decoding` turn a file's content into the fields of the dataclasses in
-`config`, `write_model` and `write_decoding` turn the fields back. Types and presence are checked
+`read_model` and `read_decoding` turn a file's content into the fields of ModelConfig and
+DecodingDefaults, `write_model` and `write_decoding` turn the fields back. Types and presence are checked
 here, ranges by the dataclasses.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dgemma_backend.config_reader import Facts
+from dgemma_backend.config.reader import Facts
 
 ARCHITECTURE = "DiffusionGemmaForBlockDiffusion"
 MODEL_TYPE = "diffusion_gemma"
