@@ -1,0 +1,79 @@
+"""Run DiffusionGemma: text that settles out of noise, a canvas at a time.
+
+    from dgemma_backend import open_engine
+
+    with open_engine("tiny") as engine:
+        print(engine.generate("Hello!").text)
+
+Every public name is imported when it is first used, so importing this package loads neither
+torch nor a framework.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dgemma_backend import errors, events
+    from dgemma_backend.messages import (
+        Image,
+        Message,
+        Reply,
+        Text,
+        Tool,
+        ToolCall,
+        ToolChoice,
+        Usage,
+    )
+    from dgemma_backend.plugins import provider
+    from dgemma_backend.runtime.engine import Engine, open_engine
+    from dgemma_backend.settings import GenerationSettings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Engine",
+    "GenerationSettings",
+    "Image",
+    "Message",
+    "Reply",
+    "Text",
+    "Tool",
+    "ToolCall",
+    "ToolChoice",
+    "Usage",
+    "__version__",
+    "errors",
+    "events",
+    "open_engine",
+    "provider",
+]
+
+_HOME = {  # public name -> the module it lives in; a module of that very name is returned whole
+    "Engine": "runtime.engine",
+    "GenerationSettings": "settings",
+    "Image": "messages",
+    "Message": "messages",
+    "Reply": "messages",
+    "Text": "messages",
+    "Tool": "messages",
+    "ToolCall": "messages",
+    "ToolChoice": "messages",
+    "Usage": "messages",
+    "errors": "errors",
+    "events": "events",
+    "open_engine": "runtime.engine",
+    "provider": "plugins",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_HOME[name]}")
+    value = module if name == _HOME[name] else getattr(module, name)
+    globals()[name] = value  # the next look finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
