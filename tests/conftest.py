@@ -12,12 +12,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 Facts = dict[str, Any]
 
 TOY: Facts = {
+    "architectures": ["DiffusionGemmaForBlockDiffusion"],
     "model_type": "diffusion_gemma",
     "canvas_length": 8,
     "tie_word_embeddings": True,
-    "boi_token_id": 60,
-    "eoi_token_id": 61,
-    "image_token_id": 62,
+    "boi_token_id": 3,
+    "eoi_token_id": 4,
+    "image_token_id": 5,
     "text_config": {
         "model_type": "diffusion_gemma_text",
         "vocab_size": 64,
@@ -55,6 +56,8 @@ TOY: Facts = {
     },
     "vision_config": {
         "model_type": "gemma4_vision",
+        "use_clipped_linears": False,
+        "standardize": True,
         "hidden_size": 16,
         "intermediate_size": 16,
         "num_hidden_layers": 1,
@@ -143,6 +146,7 @@ def model_pair(random_model: Callable[..., Any]) -> Callable[..., Pair]:
         ours = random_model(facts, seed, canvas_prefix=reach).to(dtype)
         theirs = DiffusionGemmaForBlockDiffusion(DiffusionGemmaConfig(**facts)).to(dtype).eval()
         theirs.requires_grad_(False)
+        theirs.set_experts_implementation("eager")  # grouped_mm refuses narrow bf16 experts
         weights = {f"model.decoder.{name}": tensor for name, tensor in ours.state_dict().items()}
         for name, tensor in ours.state_dict().items():
             if name.endswith("layer_scalar"):
