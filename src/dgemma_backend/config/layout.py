@@ -1,8 +1,8 @@
 """The two JSON files of a published checkpoint: where each fact stands, and which keys are known.
 
 `read_model` and `read_decoding` turn a file's content into the fields of ModelConfig and
-DecodingDefaults, `write_model` and `write_decoding` turn the fields back. Types and presence are checked
-here, ranges by the dataclasses.
+DecodingDefaults, `write_model` and `write_decoding` turn the fields back. Types and presence are
+checked here, ranges by the dataclasses.
 """
 
 from __future__ import annotations
