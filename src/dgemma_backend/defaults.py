@@ -1,0 +1,86 @@
+"""Our own parts, offered through the hooks that any plugin has."""
+
+from collections.abc import Iterable
+
+from dgemma_backend.hookspecs import (
+    ChatProtocolRecord,
+    EngineRecord,
+    KernelsRecord,
+    ProviderRecord,
+    SamplerRecord,
+    StopRuleRecord,
+    hookimpl,
+)
+
+
+@hookimpl
+def dgemma_engines() -> Iterable[EngineRecord]:
+    """The engine that runs a checkpoint in this process."""
+    return [
+        EngineRecord(
+            "torch", "dgemma_backend.runtime.engine:TorchEngine", summary="in this process"
+        )
+    ]
+
+
+@hookimpl
+def dgemma_kernels() -> Iterable[KernelsRecord]:
+    """The plain torch operations."""
+    return [
+        KernelsRecord(
+            "reference", "dgemma_kernels:reference_kernels", summary="plain torch, any device"
+        )
+    ]
+
+
+@hookimpl
+def dgemma_samplers() -> Iterable[SamplerRecord]:
+    """The checkpoint's own sampler."""
+    return [
+        SamplerRecord(
+            "entropy_bound",
+            "dgemma_backend.diffusion.sampler:EntropyBoundSampler",
+            summary="accepts the surest positions up to a sum of entropies",
+        )
+    ]
+
+
+@hookimpl
+def dgemma_stop_rules() -> Iterable[StopRuleRecord]:
+    """The checkpoint's own stop rule, and none."""
+    return [
+        StopRuleRecord(
+            "stable_and_confident",
+            "dgemma_backend.diffusion.stopping:StableAndConfident",
+            summary="the draft has not changed and the model is sure of it",
+        ),
+        StopRuleRecord(
+            "never",
+            "dgemma_backend.diffusion.stopping:Never",
+            summary="every canvas takes max_denoising_steps",
+        ),
+    ]
+
+
+@hookimpl
+def dgemma_chat_protocols() -> Iterable[ChatProtocolRecord]:
+    """The chat format DiffusionGemma was trained with."""
+    return [
+        ChatProtocolRecord(
+            "gemma4", "dgemma_backend.chat.protocol:Gemma4Protocol", summary="Gemma 4's turns"
+        )
+    ]
+
+
+@hookimpl
+def dgemma_providers() -> Iterable[ProviderRecord]:
+    """Our framework adapters."""
+    return [
+        ProviderRecord(
+            "langchain",
+            "langchain_dgemma:ChatDiffusionGemma",
+            summary="a LangChain chat model",
+            requires=("langchain-core>=1.6.10,<2",),
+            extra="langchain",
+        )
+    ]
