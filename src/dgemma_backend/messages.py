@@ -46,7 +46,7 @@ class ToolCall:
     arguments: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
+        if _is_blank(self.name):
             raise PromptError(f"a tool call needs the name of its tool, got {self.name!r}")
         if not isinstance(self.arguments, Mapping):
             raise PromptError(
@@ -74,7 +74,7 @@ class Tool:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.strip():
+        if _is_blank(self.name):
             raise PromptError(f"a tool needs a name, got {self.name!r}")
         if not isinstance(self.parameters, Mapping):
             raise PromptError(
@@ -127,10 +127,7 @@ class Message:
     def __post_init__(self) -> None:
         if self.role not in ROLES:
             raise PromptError(f"role {self.role!r} does not exist; there are {', '.join(ROLES)}")
-        parts = self.content if isinstance(self.content, tuple) else ()
-        if not isinstance(self.content, str | tuple | None) or not all(
-            isinstance(part, Text | Image) for part in parts
-        ):
+        if not _is_content(self.content):
             raise PromptError(
                 f"the content of a {self.role} message must be a string or a tuple of Text and "
                 f"Image parts, got {self.content!r:.120}"
@@ -177,6 +174,16 @@ class Message:
         """What a tool answered to the call `tool_call_id`."""
         frozen = None if content is None else _frozen(content)
         return cls("tool", frozen, tool_call_id=tool_call_id, name=name)
+
+
+def _is_blank(value: object) -> bool:
+    return not isinstance(value, str) or not value.strip()
+
+
+def _is_content(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(isinstance(part, Text | Image) for part in value)
+    return value is None or isinstance(value, str)
 
 
 def _frozen(content: str | Sequence[Part]) -> str | tuple[Part, ...]:

@@ -138,7 +138,8 @@ class GenerationSettings:
             raise SettingError(f"{name}={value!r} must be a finite number {start}{end}")
 
     def _check_stop(self) -> None:
-        if not isinstance(self.stop, tuple) or not all(isinstance(s, str) for s in self.stop):
+        stops: object = self.stop
+        if not isinstance(stops, tuple) or not all(isinstance(each, str) for each in stops):
             raise SettingError(f"stop={self.stop!r} must be a tuple of strings")
         if len(self.stop) > MAX_STOPS:
             raise SettingError(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -40,9 +41,9 @@ from dgemma_backend.settings import GenerationSettings
         ("stop_rule", None),
     ],
 )
-def test_a_value_out_of_range_is_refused_with_its_name_and_value(name, value):
+def test_a_value_out_of_range_is_refused_with_its_name_and_value(name: str, value: object) -> None:
     with pytest.raises(SettingError) as caught:
-        GenerationSettings(**{name: value})
+        GenerationSettings.from_mapping({name: value})
     assert f"{name}={value!r}" in str(caught.value)
 
 
@@ -60,27 +61,27 @@ def test_a_value_out_of_range_is_refused_with_its_name_and_value(name, value):
         ("timeout", 0.001),
     ],
 )
-def test_the_ends_of_the_ranges_are_inside(name, value):
-    assert getattr(GenerationSettings(**{name: value}), name) == value
+def test_the_ends_of_the_ranges_are_inside(name: str, value: object) -> None:
+    assert getattr(GenerationSettings.from_mapping({name: value}), name) == value
 
 
-def test_t_min_above_t_max_is_refused():
+def test_t_min_above_t_max_is_refused() -> None:
     with pytest.raises(SettingError, match=r"t_min=0\.9 must not be above t_max=0\.8"):
         GenerationSettings(t_min=0.9, t_max=0.8)
 
 
-def test_an_unknown_name_is_refused_with_the_nearest_one():
-    with pytest.raises(UnknownSettingError, match="'temprature'. Did you mean 'temperature'"):
+def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(UnknownSettingError, match=r"'temprature'\. Did you mean 'temperature'"):
         GenerationSettings.from_mapping({"temprature": 0.5})
 
 
-def test_an_unknown_name_far_from_all_lists_what_there_is():
+def test_an_unknown_name_far_from_all_lists_what_there_is() -> None:
     with pytest.raises(UnknownSettingError, match="There are: max_tokens, temperature"):
         GenerationSettings.from_mapping({"logit_bias": {}})
 
 
 @given(st.text(max_size=20))
-def test_no_unknown_name_is_ever_ignored(name):
+def test_no_unknown_name_is_ever_ignored(name: str) -> None:
     if name not in {each.name for each in fields(GenerationSettings)}:
         with pytest.raises(UnknownSettingError):
             GenerationSettings.from_mapping({name: 1})
@@ -89,7 +90,7 @@ def test_no_unknown_name_is_ever_ignored(name):
 @pytest.mark.parametrize(
     ("given_stop", "kept"), [("END", ("END",)), (["a", "b"], ("a", "b")), (None, ()), ((), ())]
 )
-def test_stop_may_be_one_string_or_a_list(given_stop, kept):
+def test_stop_may_be_one_string_or_a_list(given_stop: object, kept: tuple[str, ...]) -> None:
     assert GenerationSettings.from_mapping({"stop": given_stop}).stop == kept
 
 
@@ -102,6 +103,6 @@ def test_stop_may_be_one_string_or_a_list(given_stop, kept):
         ((1,), r"stop=\(1,\) must be a tuple of strings"),
     ],
 )
-def test_a_bad_stop_is_refused(stop, words):
+def test_a_bad_stop_is_refused(stop: Any, words: str) -> None:
     with pytest.raises(SettingError, match=words):
         GenerationSettings(stop=stop)

@@ -1,0 +1,1 @@
+"""Between messages and token ids: rendering prompts, parsing answers. No torch in here."""

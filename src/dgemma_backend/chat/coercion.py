@@ -1,0 +1,153 @@
+"""Raw arguments of a tool call -> JSON data of the types the tool's schema asks for.
+
+Nothing here raises and nothing is lost: a value that does not fit its schema is kept as it was
+written, and the tool's own validation can say what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from dgemma_backend.chat.arguments import Bare
+
+MAX_REFERENCES = 16
+
+_MISFIT = object()
+
+
+def coerced(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call as its tool's `parameters` schema wants them."""
+    return _Coercion(parameters).members(arguments, parameters)
+
+
+class _Coercion:
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self.root = root
+
+    def members(self, members: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+        known = _mapping(schema.get("properties"))
+        others = _mapping(schema.get("additionalProperties"))
+        return {
+            name: self.value(value, _mapping(known.get(name, others)))
+            for name, value in members.items()
+        }
+
+    def value(self, value: Any, schema: Mapping[str, Any]) -> Any:
+        if isinstance(value, Bare) and value.text == "null":
+            return None
+        misfit = _guess(value) if not schema else _MISFIT
+        for alternative in self.alternatives(schema, value):
+            for kind in _types(alternative):
+                fitted = self.fit(value, kind, alternative)
+                if fitted is not _MISFIT:
+                    return fitted
+        return _guess(value) if misfit is _MISFIT else misfit
+
+    def alternatives(self, schema: Mapping[str, Any], value: Any) -> list[Mapping[str, Any]]:
+        """The schemas `value` may follow, likeliest first."""
+        schema = self.resolved(schema)
+        for part in schema.get("allOf") or ():
+            schema = {**self.resolved(_mapping(part)), **schema}
+        choices = schema.get("anyOf") or schema.get("oneOf")
+        if not isinstance(choices, list):
+            return [schema]
+        found = [self.resolved(_mapping(choice)) for choice in choices]
+        if isinstance(value, dict):
+            found.sort(key=lambda choice: not set(_names(choice.get("required"))) <= set(value))
+        return found
+
+    def resolved(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The schema a local reference leads to."""
+        for _ in range(MAX_REFERENCES):
+            reference = schema.get("$ref")
+            if not isinstance(reference, str) or not reference.startswith("#/"):
+                break
+            found: Any = self.root
+            for step in reference[2:].split("/"):
+                found = _mapping(found).get(step)
+            schema = {**_mapping(found), **{k: v for k, v in schema.items() if k != "$ref"}}
+        return schema
+
+    def fit(self, value: Any, kind: str, schema: Mapping[str, Any]) -> Any:
+        """`value` as a `kind`, or _MISFIT."""
+        if kind == "object":
+            value = _from_json(value, "{")
+            return self.members(value, schema) if isinstance(value, dict) else _MISFIT
+        if kind == "array":
+            value = _from_json(value, "[")
+            items = _mapping(schema.get("items"))
+            return [self.value(v, items) for v in value] if isinstance(value, list) else _MISFIT
+        if not isinstance(value, Bare | str):
+            return _MISFIT
+        text = value.text if isinstance(value, Bare) else value
+        if kind == "string":
+            return text
+        if kind in ("integer", "number"):
+            return _number(text, whole=kind == "integer")
+        if kind == "boolean":
+            return {"true": True, "false": False}.get(text.lower(), _MISFIT)
+        return _MISFIT
+
+
+def _types(schema: Mapping[str, Any]) -> list[str]:
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        # a bare 3 fits a string too, so the narrower types are asked first
+        return sorted((str(each) for each in kind), key=lambda each: each == "string")
+    if isinstance(kind, str):
+        return [kind]
+    if "properties" in schema:
+        return ["object"]
+    return ["array"] if "items" in schema else []
+
+
+def _guess(value: Any) -> Any:
+    """JSON data for a value no schema speaks about."""
+    if isinstance(value, dict):
+        return {name: _guess(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_guess(each) for each in value]
+    if not isinstance(value, Bare):
+        return value
+    if value.text in ("true", "false", "null"):
+        return {"true": True, "false": False, "null": None}[value.text]
+    number = _number(value.text, whole=False)
+    return value.text if number is _MISFIT else number
+
+
+def _number(text: str, *, whole: bool) -> Any:
+    """The JSON number `text` spells, or _MISFIT."""
+    text = text.strip()
+    if not text or text[-1] not in "0123456789" or text[0] not in "-0123456789":
+        return _MISFIT
+    try:
+        number = json.loads(text)
+    except ValueError:  # also for whole numbers of thousands of digits
+        return _MISFIT
+    if isinstance(number, float):
+        if not math.isfinite(number):
+            return _MISFIT
+        if whole:
+            return int(number) if number.is_integer() else _MISFIT
+    return number
+
+
+def _from_json(value: Any, opening: str) -> Any:
+    """A quoted string that spells a list or object in JSON, read; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith(opening):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _names(value: Any) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list | tuple) else []

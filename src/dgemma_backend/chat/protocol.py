@@ -1,0 +1,174 @@
+"""The conversation format of Gemma 4, rendered by hand.
+
+A conversation becomes segments, which are control tokens or text, and segments become ids. No
+template language runs, and no text can become a control token. The result equals the checkpoint's
+published chat template; where that template is malformed the input is put in order first:
+
+- Text beside tool calls is rendered before the calls, where the model wrote it. The template puts
+  it after the results and closes the turn, which leaves the model nothing to continue.
+- Tool schemas the template cannot express are rewritten, see `tool_schema.normalised`.
+- A tool result that follows no call is an error; the template drops it without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dgemma_backend.chat.conversation import (
+    Conversation,
+    LeftIn,
+    answer_text,
+    parts_of,
+    write_call,
+    write_system_turn,
+    write_thought,
+)
+from dgemma_backend.chat.parser import AnswerParser
+from dgemma_backend.chat.segments import Segment, SegmentWriter, segments_to_ids
+from dgemma_backend.chat.tokens import ChatTokenizer
+from dgemma_backend.chat.tool_schema import normalised
+from dgemma_backend.errors import EmptyPromptError, PromptError, SettingError
+from dgemma_backend.messages import Image, Message, Tool, ToolChoice
+
+REQUIRED_CONTROLS = (
+    "<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>",
+    "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>",
+    '<|"|>',
+)  # fmt: skip
+STOPS = ("<eos>", "<turn|>", "<|tool_response>")
+GENERATIONS = ("diffusiongemma-hub", "gemma4-2026-07")
+
+
+class Gemma4Protocol:
+    """Renders conversations for one tokenizer and makes the parsers for its answers.
+
+    `generation` names the published template to follow: `diffusiongemma-hub`, the checkpoint's
+    own, or `gemma4-2026-07`, which adds an empty thought when thinking is off and continues the
+    model's turn after tool results. With `normalise=False` malformed input is rendered as the
+    template renders it. Raises CheckpointError when the tokenizer lacks a control token.
+
+    `stop_ids` are the tokens that end an answer, `pad_id` fills the canvas behind them.
+    """
+
+    def __init__(
+        self,
+        tokenizer: ChatTokenizer,
+        *,
+        generation: str = "diffusiongemma-hub",
+        normalise: bool = True,
+    ) -> None:
+        if generation not in GENERATIONS:
+            raise SettingError(
+                f"there is no chat template generation {generation!r}; there are "
+                f"{', '.join(GENERATIONS)}"
+            )
+        self.tokenizer = tokenizer
+        self.generation = generation
+        self.normalise = normalise
+        for name in REQUIRED_CONTROLS:
+            tokenizer.control_id(name)
+        self.stop_ids: tuple[int, ...] = tuple(tokenizer.control_id(name) for name in STOPS)
+        self.pad_id: int = tokenizer.control_id("<pad>")
+
+    def prompt_ids(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        *,
+        thinking: bool = False,
+        tool_choice: ToolChoice | None = None,
+    ) -> list[int]:
+        """The ids the model sees before it answers.
+
+        Raises EmptyPromptError when nothing is said, PromptError when the conversation makes no
+        sense or holds an image, SettingError when a tool choice would need forcing.
+        """
+        if tool_choice is not None and tool_choice.mode != "auto":
+            raise SettingError(
+                f"tool choice {tool_choice.mode!r} is not supported yet: the model decides by "
+                "itself (auto). To prevent a call, pass no tools."
+            )
+        if not any(message.text.strip() or message.tool_calls for message in messages):
+            raise EmptyPromptError("the conversation is empty: no message says anything")
+        if any(isinstance(part, Image) for message in messages for part in parts_of(message)):
+            raise PromptError("this model cannot look at images yet; send text only")
+        return segments_to_ids(self.segments(messages, tools, thinking=thinking), self.tokenizer)
+
+    def segments(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        *,
+        thinking: bool = False,
+        preserve_thinking: bool = False,
+        generation_prompt: bool = True,
+    ) -> list[Segment]:
+        """The conversation as control tokens and text.
+
+        `preserve_thinking` keeps the thoughts of earlier tool calls, which are dropped otherwise;
+        without `generation_prompt` the model is not asked to answer.
+        """
+        out = SegmentWriter()
+        out.control("<bos>")
+        if self.normalise:
+            tools = [normalised(tool) for tool in tools]
+        system = messages[0] if messages and messages[0].role == "system" else None
+        if thinking or tools or system:
+            write_system_turn(out, system, tools, thinking=thinking)
+        conversation = Conversation(
+            messages[1:] if system else messages,
+            reopens_after_results=self.generation == "diffusiongemma-hub",
+            text_before_calls=self.normalise,
+            preserve_thinking=preserve_thinking,
+        )
+        left_in = conversation.write(out)
+        if generation_prompt:
+            self._ask(out, left_in, thinking)
+        return out.segments
+
+    def answer_ids(self, message: Message) -> list[int]:
+        """What the model has to generate to give this assistant message, its stop token included.
+
+        Raises PromptError for a message of another role.
+        """
+        if message.role != "assistant":
+            raise PromptError(f"only an assistant message is an answer, not a {message.role} one")
+        out = SegmentWriter()
+        if message.reasoning:
+            write_thought(out, message.reasoning)
+        out.text(answer_text(message))
+        for call in message.tool_calls:
+            write_call(out, call)
+        out.control("<|tool_response>" if message.tool_calls else "<turn|>")
+        return segments_to_ids(out.segments, self.tokenizer)
+
+    def new_parser(
+        self,
+        tools: Sequence[Tool] = (),
+        *,
+        seed: int,
+        position: int,
+        thinking: bool = False,
+        prompt: Sequence[int] = (),
+    ) -> AnswerParser:
+        """A parser for the answer to one prompt.
+
+        `seed`, `position` (tokens before the answer) and `prompt` (its ids) make the ids of the
+        calls. A prompt that leaves a thought open makes the answer begin inside it.
+        """
+        return AnswerParser(
+            self.tokenizer, tools, seed=seed, position=position, thinking=thinking, prompt=prompt
+        )
+
+    def _ask(self, out: SegmentWriter, left_in: LeftIn | None, thinking: bool) -> None:
+        """Open the model's turn, unless the conversation left it open."""
+        if left_in is None:
+            out.control("<|turn>")
+            out.text("model\n")
+            if self.generation == "gemma4-2026-07" and not thinking:
+                out.control("<|channel>")
+                out.text("thought\n")
+                out.control("<channel|>")
+        elif left_in == "response" and thinking:
+            out.control("<|channel>")
+            out.text("thought\n")
