@@ -128,5 +128,5 @@ def _misspelt(manager: pluggy.PluginManager, module: object) -> Iterator[str]:
                 near = get_close_matches(hook, HOOKS, n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 yield f"implements {hook}, a hook that does not exist{hint}"
-        elif name in HOOKS:
+        elif name in HOOKS and manager.parse_hookspec_opts(module, name) is None:
             yield f"has {name} without the mark @hookimpl, so it is not called"
