@@ -118,7 +118,7 @@ def _collect(plugin: LoadedPlugin, hook: str, ask: Callable[[], Any]) -> None:
             plugin.blame(f"answered {hook} with {answer!r:.80}, which is no {kind.__name__}")
 
 
-def _misspelt(manager: pluggy.PluginManager, module: object) -> Iterator[str]:
+def _misspelt(manager: pluggy.PluginManager, module: Any) -> Iterator[str]:
     """A sentence for every function that was meant as a hook and would never be called."""
     for name in dir(module):
         options = manager.parse_hookimpl_opts(module, name)
