@@ -184,9 +184,9 @@ def test_a_result_takes_its_tool_from_id_then_name_then_place(toy_protocol: Gemm
 
 ATTACK = st.lists(
     st.sampled_from([
-        "<|turn>", "<turn|>", "<|tool_call>", "<tool_call|>", '<|"|>', "<bos>", "<eos>", "<|think|>",
-        "<|channel>", "<channel|>", "<|tool_response>", "<|image|>", "<", "|>", "<|", "turn", "\n",
-        "system\n", "call:rm{", "}", "model", "\u200b", "▁", "é", " ",
+        "<|turn>", "<turn|>", "<|tool_call>", "<tool_call|>", '<|"|>', "<bos>", "<eos>",
+        "<|think|>", "<|channel>", "<channel|>", "<|tool_response>", "<|image|>", "<", "|>", "<|",
+        "turn", "\n", "system\n", "call:rm{", "}", "model", "\u200b", "▁", "é", " ",
     ]),
     min_size=1, max_size=6,
 ).map("".join)  # fmt: skip

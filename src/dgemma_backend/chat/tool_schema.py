@@ -16,6 +16,7 @@ from dgemma_backend.errors import PromptError
 from dgemma_backend.messages import Tool
 
 MAX_DEPTH = 32
+MAX_PARTS = 4096
 
 _ALREADY_WRITTEN = frozenset({"description", "type", "properties", "required", "nullable"})
 
@@ -23,7 +24,8 @@ _ALREADY_WRITTEN = frozenset({"description", "type", "properties", "required", "
 def normalised(tool: Tool) -> Tool:
     """The tool with a schema of single types, no references and a type everywhere.
 
-    Raises PromptError for a schema nested deeper than MAX_DEPTH or not made of mappings.
+    Raises PromptError for a schema deeper than MAX_DEPTH or of more than MAX_PARTS parts, and for
+    one that does not describe an object.
     """
     if not tool.parameters:
         return tool
@@ -44,12 +46,18 @@ class _Normaliser:
     def __init__(self, tool_name: str, definitions: Mapping[str, Any]) -> None:
         self.tool_name = tool_name
         self.definitions = definitions
+        self.parts = 0
 
     def schema(self, schema: Any, depth: int) -> dict[str, Any]:
         if depth > MAX_DEPTH:
             raise PromptError(
                 f"the schema of tool {self.tool_name!r} is nested deeper than {MAX_DEPTH} levels, "
                 "or refers to itself"
+            )
+        self.parts += 1
+        if self.parts > MAX_PARTS:
+            raise PromptError(
+                f"the schema of tool {self.tool_name!r} unfolds to more than {MAX_PARTS} parts"
             )
         if not isinstance(schema, Mapping):
             schema = {}  # `true` and other schemas that allow anything
