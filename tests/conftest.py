@@ -1,6 +1,7 @@
 """Random models of any shape, ours and transformers' with the same weights."""
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -139,9 +140,11 @@ def model_pair(random_model: Callable[..., Any]) -> Callable[..., Pair]:
     """Ours and transformers' model with equal weights, transformers' sliding rule in both."""
     import torch
 
-    def make(facts: Facts, seed: int = 0, dtype: Any = torch.float32) -> Pair:
+    with warnings.catch_warnings():  # of its own imports
+        warnings.simplefilter("ignore")
         from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
 
+    def make(facts: Facts, seed: int = 0, dtype: Any = torch.float32) -> Pair:
         reach = facts["text_config"]["sliding_window"] - 1
         ours = random_model(facts, seed, canvas_prefix=reach).to(dtype)
         theirs = DiffusionGemmaForBlockDiffusion(DiffusionGemmaConfig(**facts)).to(dtype).eval()
