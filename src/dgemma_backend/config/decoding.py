@@ -56,8 +56,8 @@ class DecodingDefaults:
     @classmethod
     def from_folder(cls, folder: Path) -> DecodingDefaults:
         """Read `folder`/generation_config.json; raises CheckpointError when there is none."""
-        path = Path(folder) / "generation_config.json"
-        return cls.from_dict(read_json_object(path), where=str(path))
+        config = read_json_object(folder, "generation_config.json")
+        return cls.from_dict(config, where=str(Path(folder) / "generation_config.json"))
 
     @classmethod
     def from_dict(

@@ -69,8 +69,8 @@ class ModelConfig:
     @classmethod
     def from_folder(cls, folder: Path) -> ModelConfig:
         """Read `folder`/config.json; raises CheckpointError when there is none."""
-        path = Path(folder) / "config.json"
-        return cls.from_dict(read_json_object(path), where=str(path))
+        config = read_json_object(folder, "config.json")
+        return cls.from_dict(config, where=str(Path(folder) / "config.json"))
 
     @classmethod
     def from_dict(cls, config: Mapping[str, object], *, where: str = "config.json") -> ModelConfig:

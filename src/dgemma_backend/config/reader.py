@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import reprlib
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +19,7 @@ from typing import Any, NoReturn
 from dgemma_backend.errors import CheckpointError, ConfigError
 
 MAX_CONFIG_BYTES = 1 << 20  # the published config.json has 4 kB
+SAFE_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 #: Keys by which a file asks for a class or for code. We choose our classes ourselves.
 CODE_KEYS = frozenset(
@@ -37,19 +40,49 @@ def shown(value: object) -> str:
     return _short.repr(value)
 
 
-def read_json_object(path: Path, *, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """The JSON object in `path`.
+def file_in(folder: Path, name: str) -> Path:
+    """The regular file `name` of `folder`, with its links followed.
 
-    Raises CheckpointError when there is no such file, and ConfigError when it is larger than
-    `max_bytes` or is not one sound JSON object.
+    Raises CheckpointError for a name with anything but letters, digits, dots, dashes and
+    underscores, for a file that is not there, and for a link that leaves the folder. The one
+    place a link may lead to is the Hugging Face cache's own: from `snapshots/<revision>/` to the
+    `blobs/` beside it.
     """
-    if not path.is_file():  # also keeps us from waiting on a pipe
+    if not SAFE_NAME.fullmatch(name) or set(name) == {"."}:
+        raise CheckpointError(f"{folder} names a file {shown(name)}: not a plain file name")
+    try:
+        home = Path(folder).resolve()
+        path = (home / name).resolve()
+        there = path.is_file()  # also keeps us from waiting on a pipe
+    except (OSError, RuntimeError) as error:  # a link that leads back to itself
+        raise CheckpointError(f"{Path(folder) / name} cannot be read: {error}") from error
+    homes = {home}
+    if home.parent.name == "snapshots":
+        homes.add(home.parent.parent / "blobs")
+    if path.parent not in homes:
         raise CheckpointError(
-            f"{path.parent} holds no {path.name}. Is it a DiffusionGemma checkpoint? "
+            f"{Path(folder) / name} is a link to {path}, which is outside the checkpoint's "
+            f"folder. Copy the file itself into the folder."
+        )
+    if not there:
+        raise CheckpointError(
+            f"{folder} holds no {name}. Is it a DiffusionGemma checkpoint, completely downloaded? "
             f"One has config.json, generation_config.json, tokenizer.json and *.safetensors."
         )
+    return path
+
+
+def read_json_object(
+    folder: Path, name: str, *, max_bytes: int = MAX_CONFIG_BYTES
+) -> dict[str, Any]:
+    """The JSON object in the file `name` of `folder`.
+
+    Raises CheckpointError when there is no such file, see `file_in`, and ConfigError when it is
+    larger than `max_bytes` or is not one sound JSON object.
+    """
+    path = Path(folder) / name
     try:
-        with path.open("rb") as file:
+        with file_in(folder, name).open("rb") as file:
             raw = file.read(max_bytes + 1)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -62,8 +95,7 @@ def read_json_object(path: Path, *, max_bytes: int = MAX_CONFIG_BYTES) -> dict[s
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
             raise ConfigError(f"{path} says {shown(twice)} twice")
         return found
 
