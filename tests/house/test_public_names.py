@@ -20,14 +20,6 @@ HEAVY = {
     "safetensors",
     "rich",
 }
-    "torch",
-    "transformers",
-    "langchain_core",
-    "llama_index",
-    "tokenizers",
-    "safetensors",
-    "rich",
-)
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
