@@ -18,7 +18,9 @@ def dgemma_engines() -> Iterable[EngineRecord]:
     """The engine that runs a checkpoint in this process."""
     return [
         EngineRecord(
-            "torch", "dgemma_backend.runtime.engine:TorchEngine", summary="in this process"
+            "torch",
+            "dgemma_backend.runtime.torch_engine:TorchEngine",
+            summary="a checkpoint in this process, on CPU or CUDA",
         )
     ]
 

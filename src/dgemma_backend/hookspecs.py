@@ -70,7 +70,10 @@ class Record:
 
 @dataclass(frozen=True)
 class EngineRecord(Record):
-    """A kind of engine; the factory opens one."""
+    """A kind of engine.
+
+    `factory(model, *, plugins, quantization, device, dtype, kernels, **options)` opens one.
+    """
 
     kind: ClassVar[str] = "engine"
 
@@ -162,9 +165,9 @@ def dgemma_providers() -> Iterable[ProviderRecord]:  # type: ignore[empty-body]
 
 @hookspec
 def dgemma_on_step(step: Any) -> None:
-    """Look at a denoising step that has just been taken; what you return is ignored.
+    """Look at a denoising step, a `diffusion.denoise.DenoiseStep`; what you return is ignored.
 
-    Called on the engine's thread, up to `max_denoising_steps` times per canvas. Tensors in `step`
+    Called where the engine runs, up to `max_denoising_steps` times per canvas. Tensors in `step`
     live on the device: reading one (`.tolist()`) makes a GPU wait. An observer that raises is
     named in a warning and not called again.
     """
@@ -172,12 +175,15 @@ def dgemma_on_step(step: Any) -> None:
 
 @hookspec
 def dgemma_on_canvas(canvas: Any) -> None:
-    """Look at a canvas that has just become final; called on the engine's thread."""
+    """Look at a canvas that has just become final, an `events.CanvasCommitted`."""
 
 
 @hookspec
 def dgemma_request_finished(info: Any) -> None:
-    """Look at a request that is over, whichever way it ended; for metrics."""
+    """Look at a request that is over, a `runtime.engine.RequestRecord`; for metrics.
+
+    Told also of requests that failed or whose reader left; not of those refused at the door.
+    """
 
 
 RECORD_HOOKS: dict[str, type[Record]] = {
