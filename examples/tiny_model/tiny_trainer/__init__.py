@@ -1,0 +1,1 @@
+"""Trains the small embedded DiffusionGemma from nothing: tokenizer, data, loop, evaluation."""

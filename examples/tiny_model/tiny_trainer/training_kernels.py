@@ -1,0 +1,120 @@
+"""The reference operations with cheaper gradients.
+
+Forward they compute what `dgemma_kernels`' reference computes. Backward they keep fewer
+intermediate results, and they take batches apart with `split` and `unbind`, whose gradients are
+one concatenation, where a slice's gradient is a zero-filled copy of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from dgemma_kernels import AttentionRow, Kernels, reference_kernels
+from dgemma_kernels.attention import causal_mask
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def training_kernels() -> Kernels:
+    """The table of operations to train with, float32 only."""
+    return replace(
+        reference_kernels(), rms_norm=rms_norm, geglu=geglu, experts=experts, attention=attention
+    )
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+        inverse = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        normed = x * inverse
+        ctx.save_for_backward(normed, inverse, weight)
+        return normed if weight is None else normed * weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        normed, inverse, weight = ctx.saved_tensors
+        product = gradient * normed
+        weight_gradient = None
+        if weight is None:
+            along = product.sum(-1, keepdim=True)
+        else:
+            weight_gradient = product.reshape(-1, weight.shape[0]).sum(0)
+            along = (product @ weight).unsqueeze(-1)
+            gradient = gradient * weight
+        along = along.div_(-normed.shape[-1])
+        return torch.addcmul(gradient, normed, along).mul_(inverse), weight_gradient, None
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """`(..., dim)` -> same: `x / sqrt(mean(x**2) + eps) * weight`."""
+    out: Tensor = _RmsNorm.apply(x, weight, eps)
+    return out
+
+
+class _Geglu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        active = F.gelu(gate, approximate="tanh")
+        ctx.save_for_backward(gate_up, active)
+        return active * up
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gate_up, active = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        for_gate = torch.ops.aten.gelu_backward(gradient * up, gate, approximate="tanh")
+        return torch.cat((for_gate, gradient * active), dim=-1)
+
+
+def geglu(gate_up: Tensor) -> Tensor:
+    """`(tokens, 2 * width)` -> `(tokens, width)`: `gelu_tanh(gate) * up`."""
+    out: Tensor = _Geglu.apply(gate_up)
+    return out
+
+
+def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """`(T, D)`, weights and expert ids `(T, k)` -> `(T, D)`; each expert runs once."""
+    tokens, top_k = chosen.shape
+    order = chosen.flatten().argsort(stable=True)
+    counts = torch.bincount(chosen.flatten(), minlength=gate_up.shape[0]).tolist()
+    pieces = x.index_select(0, order // top_k).split(counts)
+    parts = zip(pieces, gate_up.unbind(), down.unbind(), strict=True)
+    outs = [F.linear(geglu(F.linear(piece, into)), out) for piece, into, out in parts]
+    by_slot = torch.cat(outs).index_select(0, order.argsort()).view(tokens, top_k, -1)
+    return (by_slot * weights.unsqueeze(-1)).sum(dim=1)
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, rows: Sequence[AttentionRow], causal: bool, window: int | None
+) -> Tensor:
+    """`q (T, H, D)`, `k, v (T, KV heads, D)` -> `(T, H, D)`, row by row, each after its prefix."""
+    lengths = [row.stop - row.start for row in rows]
+    split = (x.transpose(0, 1).split(lengths, dim=1) for x in (q, k, v))
+    return torch.cat(
+        [
+            _attend(row_q, row_k, row_v, row, causal, window)
+            for row_q, row_k, row_v, row in zip(*split, rows, strict=True)
+        ]
+    )
+
+
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, row: AttentionRow, causal: bool, window: int | None
+) -> Tensor:
+    length, prefix = q.shape[1], row.prefix_keys.shape[1]
+    keys = torch.cat((row.prefix_keys, k), dim=1) if prefix else k
+    values = torch.cat((row.prefix_values, v), dim=1) if prefix else v
+    plain = causal and prefix == 0 and (window is None or window >= length)
+    mask = causal_mask(length, prefix, window, q.device) if causal and not plain else None
+    out = F.scaled_dot_product_attention(
+        q.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0), attn_mask=mask,
+        is_causal=plain, scale=1.0, enable_gqa=True,
+    )
+    return out[0].transpose(0, 1)
