@@ -109,14 +109,14 @@ def injected(draws: TheirDraws) -> Iterator[None]:
 
 def random_decoding(rng: random.Random) -> DecodingSettings:
     """Bounds and thresholds such that canvases of an untrained model stop early or late."""
-    steps = rng.randint(3, 10)
+    steps = rng.randint(3, 14)
     return DecodingSettings(
         max_denoising_steps=steps,
         schedule_steps=steps,
-        t_min=0.1,
-        t_max=rng.choice([0.4, 0.8]),
-        entropy_bound=rng.choice([0.1, 2.0, 10.0]),
-        confidence_threshold=rng.choice([0.005, 1.0, 3.0]),
+        t_min=0.4,
+        t_max=rng.choice([0.6, 0.8]),
+        entropy_bound=rng.choice([0.1, 3.0, 30.0]),
+        confidence_threshold=rng.choice([0.005, 2.0, 6.0]),
         stability_threshold=rng.choice([1, 2]),
     )
 
@@ -170,10 +170,10 @@ def test_canvases_masks_steps_and_output_equal_transformers_generate(
     )
 
     rng = random.Random(seed)
-    length, vocabulary = rng.choice([4, 8, 12]), rng.choice([40, 200])
+    length, vocabulary = rng.choice([1, 2, 4, 8]), rng.choice([12, 60, 200])
     facts = toy_facts(length, vocab_size=vocabulary, sliding_window=rng.choice([3, 8, 64]))
     ours, theirs = model_pair(facts, seed)
-    sharper = rng.choice([1.0, 2.0, 4.0])  # more would saturate the softcap: ties everywhere
+    sharper = rng.choice([0.5, 0.8, 1.0])  # sharper ones double a rounding error every step
     for weight in (ours.norm.weight, theirs.model.decoder.norm.weight):
         weight.mul_(sharper)
     settings = random_decoding(rng)
@@ -211,12 +211,12 @@ def test_the_drawn_models_stop_early_and_late_and_accept_some_and_all(
 ) -> None:
     """The comparison above is worth something only if its cases differ."""
     lengths, accepted = set(), set()
-    for seed in range(8):
+    for seed in range(MODELS):
         rng = random.Random(seed)
-        length, vocabulary = rng.choice([4, 8, 12]), rng.choice([40, 200])
+        length, vocabulary = rng.choice([1, 2, 4, 8]), rng.choice([12, 60, 200])
         facts = toy_facts(length, vocab_size=vocabulary, sliding_window=rng.choice([3, 8, 64]))
         model = random_model(facts, seed)
-        model.norm.weight.mul_(rng.choice([1.0, 2.0, 4.0]))
+        model.norm.weight.mul_(rng.choice([0.5, 0.8, 1.0]))
         settings = random_decoding(rng)
         cap = settings.max_denoising_steps
         noise = CanvasNoise(seed, 0, cap, length, vocabulary, torch.device("cpu"))

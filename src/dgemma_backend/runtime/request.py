@@ -1,0 +1,134 @@
+"""One request, checked and resolved before any pass runs."""
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import Event as Flag
+
+from dgemma_backend.config import DecodingDefaults
+from dgemma_backend.errors import (
+    CancelledError,
+    ContextLengthError,
+    DeadlineExceededError,
+    EmptyPromptError,
+    SettingError,
+)
+from dgemma_backend.messages import Message, Tool, ToolChoice
+from dgemma_backend.settings import GenerationSettings
+
+DEFAULT_MAX_TOKENS = 4096
+"""Answer length where a request names none and the context has room for it."""
+
+
+@dataclass
+class Request:
+    """A conversation on its way through the engine.
+
+    `max_tokens` and `seed` are settled here; `check` is called before every denoising step.
+    """
+
+    prompt_ids: list[int]
+    tools: tuple[Tool, ...]
+    settings: GenerationSettings
+    max_tokens: int
+    seed: int
+    started: float = field(default_factory=time.perf_counter)
+    cancelled: Flag = field(default_factory=Flag)
+
+    def check(self) -> None:
+        """Raise `CancelledError` or `DeadlineExceededError` if the request should end now."""
+        if self.cancelled.is_set():
+            raise CancelledError("The request was cancelled.")
+        timeout = self.settings.timeout
+        if timeout is not None and time.perf_counter() - self.started > timeout:
+            raise DeadlineExceededError(
+                f"The request did not finish within timeout={timeout} s. Allow more time, or "
+                "ask for less with max_tokens or max_denoising_steps."
+            )
+
+
+def as_messages(messages: str | Sequence[Message]) -> list[Message]:
+    """A conversation as a list. Raises `EmptyPromptError` where there is nothing to answer."""
+    given = [Message.user(messages)] if isinstance(messages, str) else list(messages)
+    if not any(each.text.strip() or each.tool_calls or _has_image(each) for each in given):
+        said = "an empty list" if not given else f"{len(given)} message(s) without text"
+        raise EmptyPromptError(
+            f"There is nothing to answer: got {said}. Pass at least one message with text."
+        )
+    return given
+
+
+def _has_image(message: Message) -> bool:
+    return not isinstance(message.content, str | None) and len(message.content) > 0
+
+
+def usable_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> tuple[Tool, ...]:
+    """The tools to declare. `none` declares none, so there is nothing to call.
+
+    A call can be asked for, not yet enforced: `required` and a named tool raise `SettingError`.
+    """
+    if choice is None or choice.mode == "auto":
+        return tuple(tools)
+    if choice.mode == "none":
+        return ()
+    asked = "required" if choice.name is None else f"named {choice.name!r}"
+    raise SettingError(
+        f"tool_choice {asked} cannot be guaranteed by this engine version. Use 'auto' and say "
+        "in the prompt that the tool must be called."
+    )
+
+
+def settle_seed(settings: GenerationSettings) -> int:
+    """The request's seed; 0 with temperature 0, else a random one where none was given."""
+    if settings.seed is not None:
+        return settings.seed
+    return 0 if settings.temperature == 0 else secrets.randbits(63)
+
+
+def settle_max_tokens(settings: GenerationSettings, prompt: int, canvas: int, context: int) -> int:
+    """How many tokens may be generated, given prompt, canvas and context lengths in tokens.
+
+    Whole canvases must fit behind the prompt, also where only a part of the last is kept.
+    Raises `ContextLengthError` where they do not.
+    """
+    room = (context - prompt) // canvas * canvas
+    if room <= 0:
+        raise ContextLengthError(
+            f"The prompt has {prompt} tokens; with one canvas of {canvas} it does not fit the "
+            f"context of {context}. Shorten the conversation by {prompt + canvas - context} "
+            "tokens or more."
+        )
+    if settings.max_tokens is None:
+        return min(room, max(DEFAULT_MAX_TOKENS, canvas))
+    if settings.max_tokens > room:
+        raise ContextLengthError(
+            f"max_tokens={settings.max_tokens} does not fit: the context of {context} tokens has "
+            f"room for {room} behind a prompt of {prompt}. Lower max_tokens or shorten the prompt."
+        )
+    return settings.max_tokens
+
+
+def open_request(
+    prompt_ids: list[int],
+    tools: tuple[Tool, ...],
+    settings: GenerationSettings,
+    defaults: DecodingDefaults,
+    canvas: int,
+    context: int,
+) -> Request:
+    """A request ready to run. Raises `ContextLengthError` and `SettingError`."""
+    t_min = defaults.t_min if settings.t_min is None else settings.t_min
+    t_max = defaults.t_max if settings.t_max is None else settings.t_max
+    if t_min > t_max:
+        raise SettingError(
+            f"t_min={t_min} is above t_max={t_max} (the checkpoint's own are {defaults.t_min} "
+            f"and {defaults.t_max}). Set both."
+        )
+    return Request(
+        prompt_ids=prompt_ids,
+        tools=tools,
+        settings=settings,
+        max_tokens=settle_max_tokens(settings, len(prompt_ids), canvas, context),
+        seed=settle_seed(settings),
+    )
