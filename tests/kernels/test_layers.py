@@ -1,0 +1,128 @@
+"""Norms, rotation, attention and experts against the sentence that defines each."""
+
+import math
+
+import pytest
+import torch
+from dgemma_kernels import AttentionRow, reference_kernels
+from dgemma_kernels.attention import causal_mask
+
+KERNELS = reference_kernels()
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("width", [1, 7, 64])
+def test_a_normalised_row_has_unit_root_mean_square_times_the_weight(width: int) -> None:
+    x, weight = randn(5, width) * 9, randn(width, seed=1)
+    found = KERNELS.rms_norm(x, weight, 1e-6)
+    for row in range(5):
+        root = math.sqrt(sum(float(v) ** 2 for v in x[row]) / width + 1e-6)
+        assert torch.allclose(found[row], x[row] / root * weight, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(KERNELS.rms_norm(x, None, 1e-6) * weight, found, atol=1e-6)
+
+
+def test_norms_of_bfloat16_are_rounded_once() -> None:
+    x, weight = randn(4, 33).bfloat16(), randn(33, seed=1).bfloat16()
+    exact = KERNELS.rms_norm(x.float(), weight.float(), 1e-6).bfloat16()
+    assert torch.equal(KERNELS.rms_norm(x, weight, 1e-6), exact)
+
+
+def test_rotation_turns_each_pair_by_its_angle_and_leaves_angle_zero_alone() -> None:
+    x = randn(3, 2, 6)
+    angle = torch.tensor([[0.3, 0.0, 2.0]]).expand(3, 3)
+    found = KERNELS.rotate(x, angle.cos(), angle.sin())
+    for pair in range(3):
+        turn = float(angle[0, pair])
+        left, right = x[..., pair], x[..., pair + 3]
+        assert torch.allclose(found[..., pair], left * math.cos(turn) - right * math.sin(turn))
+        assert torch.allclose(found[..., pair + 3], right * math.cos(turn) + left * math.sin(turn))
+
+
+def attention_by_hand(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seen: torch.Tensor
+) -> torch.Tensor:
+    """One query, one head at a time, in float64."""
+    out = torch.zeros_like(q, dtype=torch.float64)
+    group = q.shape[1] // k.shape[1]
+    for token in range(q.shape[0]):
+        for head in range(q.shape[1]):
+            keys = k[seen[token], head // group].double()
+            share = (keys @ q[token, head].double()).softmax(0)
+            out[token, head] = share @ v[seen[token], head // group].double()
+    return out
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [None, 1, 3, 100])
+@pytest.mark.parametrize("prefixes", [(0, 0), (1, 5), (4, 0)])
+def test_each_row_attends_to_its_own_prefix_and_tokens(
+    causal: bool, window: int | None, prefixes: tuple[int, int]
+) -> None:
+    lengths, heads, kv_heads, width = (4, 3), 4, 2, 8
+    q = randn(7, heads, width)
+    k, v = randn(7, kv_heads, width, seed=1), randn(7, kv_heads, width, seed=2)
+    rows, expected, start = [], [], 0
+    for number, (length, prefix) in enumerate(zip(lengths, prefixes, strict=True)):
+        old_k = randn(kv_heads, prefix, width, seed=10 + number)
+        old_v = randn(kv_heads, prefix, width, seed=20 + number)
+        rows.append(AttentionRow(start, start + length, old_k, old_v))
+        mine = slice(start, start + length)
+        seen = torch.ones(length, prefix + length, dtype=torch.bool)
+        if causal:
+            for i in range(length):
+                for j in range(prefix + length):
+                    too_old = window is not None and j <= prefix + i - window
+                    seen[i, j] = j <= prefix + i and not too_old
+        keys = torch.cat((old_k.transpose(0, 1), k[mine]))
+        values = torch.cat((old_v.transpose(0, 1), v[mine]))
+        expected.append(attention_by_hand(q[mine], keys, values, seen))
+        start += length
+    found = KERNELS.attention(q, k, v, rows, causal, window if causal else None)
+    assert torch.allclose(found.double(), torch.cat(expected), atol=1e-5)
+
+
+def test_the_causal_mask_counts_the_token_itself_into_the_window() -> None:
+    mask = causal_mask(2, 3, 2, torch.device("cpu"))
+    assert mask.tolist() == [[False, False, True, True, False], [False, False, False, True, True]]
+
+
+def test_chosen_experts_are_the_likeliest_and_their_weights_sum_to_one() -> None:
+    scores = randn(9, 6)
+    weights, experts, probabilities = KERNELS.choose_experts(scores, 3)
+    assert torch.allclose(weights.sum(-1), torch.ones(9))
+    for row in range(9):
+        best = sorted(range(6), key=lambda e: -float(scores[row, e]))[:3]
+        assert experts[row].tolist() == best
+        share = probabilities[row, experts[row]]
+        assert torch.allclose(weights[row], share / share.sum())
+
+
+@pytest.mark.parametrize(("tokens", "experts", "top_k"), [(1, 1, 1), (5, 4, 2), (33, 8, 3)])
+def test_experts_sum_each_tokens_own_experts_with_its_weights(
+    tokens: int, experts: int, top_k: int
+) -> None:
+    hidden, width = 6, 5
+    x, gate_up, down = (
+        randn(tokens, hidden),
+        randn(experts, 2 * width, hidden, seed=1),
+        randn(experts, hidden, width, seed=2),
+    )
+    weights, ids, _ = KERNELS.choose_experts(randn(tokens, experts, seed=3), top_k)
+    expected = torch.zeros(tokens, hidden)
+    for token in range(tokens):
+        for weight, expert in zip(weights[token], ids[token].tolist(), strict=True):
+            gate, up = (gate_up[expert] @ x[token]).chunk(2)
+            gelu = 0.5 * gate * (1 + torch.tanh(0.7978845608 * (gate + 0.044715 * gate**3)))
+            expected[token] += weight * (down[expert] @ (gelu * up))
+    assert torch.allclose(KERNELS.experts(x, weights, ids, gate_up, down), expected, atol=1e-5)
+
+
+def test_all_tokens_on_one_expert_and_the_others_idle() -> None:
+    x, gate_up, down = randn(4, 6), randn(3, 10, 6, seed=1), randn(3, 6, 5, seed=2)
+    ids = torch.full((4, 1), 2)
+    found = KERNELS.experts(x, torch.ones(4, 1), ids, gate_up, down)
+    alone = KERNELS.experts(x, torch.ones(4, 1), ids * 0, gate_up[2:], down[2:])
+    assert torch.equal(found, alone)
