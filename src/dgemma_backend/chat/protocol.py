@@ -88,10 +88,10 @@ class Gemma4Protocol:
                 f"tool choice {tool_choice.mode!r} is not supported yet: the model decides by "
                 "itself (auto). To prevent a call, pass no tools."
             )
-        if not any(message.text.strip() or message.tool_calls for message in messages):
-            raise EmptyPromptError("the conversation is empty: no message says anything")
         if any(isinstance(part, Image) for message in messages for part in parts_of(message)):
             raise PromptError("this model cannot look at images yet; send text only")
+        if not any(message.text.strip() or message.tool_calls for message in messages):
+            raise EmptyPromptError("the conversation is empty: no message says anything")
         return segments_to_ids(self.segments(messages, tools, thinking=thinking), self.tokenizer)
 
     def segments(
