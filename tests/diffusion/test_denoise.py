@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+
 from dgemma_backend.diffusion import (
     CanvasDenoiser,
     CanvasNoise,
@@ -16,7 +18,6 @@ from dgemma_backend.diffusion import (
 )
 from dgemma_backend.errors import NonFiniteLogitsError
 from dgemma_kernels import reference_kernels
-from torch import Tensor
 
 VOCABULARY, LENGTH = 20, 6
 SETTINGS = DecodingSettings(
@@ -40,9 +41,7 @@ def denoiser(settings: DecodingSettings = SETTINGS, seed: int = 0) -> CanvasDeno
         settings,
         EntropyBoundSampler(settings),
         StableAndConfident(settings),
-        CanvasNoise(
-            seed, 0, settings.max_denoising_steps, LENGTH, VOCABULARY, torch.device("cpu")
-        ),
+        CanvasNoise(seed, 0, settings.max_denoising_steps, LENGTH, VOCABULARY, torch.device("cpu")),
         reference_kernels(),
         lambda logits, temperature, log_total: logits.mean(-1),
     )

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+
 from dgemma_backend.diffusion import (
     CanvasDenoiser,
     CanvasNoise,

@@ -2,18 +2,31 @@
 
 import pytest
 import torch
-from dgemma_backend.diffusion.noise import CanvasNoise, philox
 from hypothesis import given
 from hypothesis import strategies as st
+
+from dgemma_backend.diffusion.noise import CanvasNoise, philox
 
 CPU = torch.device("cpu")
 
 # Counter, key and output words of the known-answer file published with Random123.
 KNOWN = [
-    ("00000000 00000000 00000000 00000000", "0000000000000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-    ("ffffffff ffffffff ffffffff ffffffff", "ffffffffffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
-    ("243f6a88 85a308d3 13198a2e 03707344", "299f31d0a4093822", "d16cfe09 94fdcceb 5001e420 24126ea1"),
-]  # fmt: skip
+    (
+        "00000000 00000000 00000000 00000000",
+        "0000000000000000",
+        "6627e8d5 e169c58d bc57ac4c 9b00dbd8",
+    ),
+    (
+        "ffffffff ffffffff ffffffff ffffffff",
+        "ffffffffffffffff",
+        "408f276d 41c83b0e a20bc7c6 6d5451fd",
+    ),
+    (
+        "243f6a88 85a308d3 13198a2e 03707344",
+        "299f31d0a4093822",
+        "d16cfe09 94fdcceb 5001e420 24126ea1",
+    ),
+]
 
 
 @pytest.mark.parametrize(("counter", "key", "output"), KNOWN)

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from dgemma_backend.diffusion import EntropyBoundSampler
-from dgemma_backend.diffusion.sampler import restricted_sample
 from hypothesis import given
 from hypothesis import strategies as st
+
+from dgemma_backend.diffusion import EntropyBoundSampler
+from dgemma_backend.diffusion.sampler import restricted_sample
 
 EIGHTHS = st.integers(0, 96).map(lambda n: n / 8)  # their sums are exact, and ties common
 

@@ -1,6 +1,7 @@
 """The temperature falls in a line over the checkpoint's own steps."""
 
 import pytest
+
 from dgemma_backend.diffusion import LinearSchedule
 
 

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import torch
+
 from dgemma_backend.diffusion import AnyOf, Never, StableAndConfident, StepStatistics
 
 

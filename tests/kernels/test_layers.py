@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from dgemma_kernels import AttentionRow, reference_kernels
 from dgemma_kernels.attention import causal_mask
 

@@ -2,14 +2,15 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dgemma_kernels.vocab import (
     invert_cdf,
     soft_embedding_reference,
     softcap_reference,
     vocabulary_statistics_reference,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def random_logits(rows: int, vocabulary: int, seed: int, spread: float = 5.0) -> torch.Tensor:
@@ -31,7 +32,9 @@ def test_statistics_equal_the_plain_formulas(vocabulary: int, temperature: float
     assert torch.allclose(found.log_total.double(), total, rtol=1e-6, atol=1e-5)
     assert found.finite.all()
     cumulative = exact.exp().cumsum(-1)
-    below = torch.where(found.sample > 0, cumulative.gather(1, (found.sample - 1).clamp_min(0)[:, None])[:, 0], 0)
+    below = torch.where(
+        found.sample > 0, cumulative.gather(1, (found.sample - 1).clamp_min(0)[:, None])[:, 0], 0
+    )
     upto = cumulative.gather(1, found.sample[:, None])[:, 0]
     assert ((below <= uniform + 1e-6) & (uniform <= upto + 1e-6)).all()
 

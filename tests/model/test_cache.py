@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from dgemma_backend.model.cache import LayerCache
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dgemma_backend.model.cache import LayerCache
+
 
 @given(
-    pieces=st.lists(st.integers(1, 40), min_size=1, max_size=12), window=st.none() | st.integers(1, 30)
+    pieces=st.lists(st.integers(1, 40), min_size=1, max_size=12),
+    window=st.none() | st.integers(1, 30),
 )
 def test_a_layer_cache_keeps_the_last_positions_in_order(
     pieces: list[int], window: int | None

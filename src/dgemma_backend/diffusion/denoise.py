@@ -1,17 +1,16 @@
 """The denoising of one canvas: noise in, settled tokens out.
 
-    canvas of random ids
-      -> logits_of(canvas, guess) -> statistics -> proposals
-      -> accepted positions keep their proposal, the others get new random ids
-      -> guess = what these logits expect, fed into the next step
-    ... until the stop rule or the step cap; the argmax of the last step is the result.
+canvas of random ids
+  -> logits_of(canvas, guess) -> statistics -> proposals
+  -> accepted positions keep their proposal, the others get new random ids
+  -> guess = what these logits expect, fed into the next step
+... until the stop rule or the step cap; the argmax of the last step is the result.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from dgemma_kernels import Kernels
 from torch import Tensor
 
 from dgemma_backend.diffusion.noise import CanvasNoise
@@ -19,6 +18,7 @@ from dgemma_backend.diffusion.sampler import Sampler, restricted_sample
 from dgemma_backend.diffusion.schedule import LinearSchedule
 from dgemma_backend.diffusion.stopping import StepStatistics, StopRule
 from dgemma_backend.errors import NonFiniteLogitsError
+from dgemma_kernels import Kernels
 
 LogitsOf = Callable[[Tensor, Tensor | None], Tensor]
 """Canvas `(L,)` and the last guess -> fresh logits `(L, V)` float32, free to be overwritten."""
@@ -142,7 +142,9 @@ class CanvasDenoiser:
             stopped=stopped,
         )
 
-    def _propose(self, logits: Tensor, temperature: float, plain: Tensor, uniform: Tensor) -> Tensor:
+    def _propose(
+        self, logits: Tensor, temperature: float, plain: Tensor, uniform: Tensor
+    ) -> Tensor:
         settings = self.settings
         if settings.plain_proposals:
             return plain

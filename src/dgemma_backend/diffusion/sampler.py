@@ -3,15 +3,17 @@
 from typing import Protocol
 
 import torch
-from dgemma_kernels.vocab import invert_cdf
 from torch import Tensor
+
+from dgemma_kernels.vocab import invert_cdf
 
 
 class AcceptanceSettings(Protocol):
     """What a sampler factory reads of the decoding settings."""
 
     @property
-    def entropy_bound(self) -> float: ...
+    def entropy_bound(self) -> float:
+        """In nats."""
 
 
 class Sampler(Protocol):

@@ -42,10 +42,12 @@ class StopSettings(Protocol):
     """What the stop-rule factories read of the decoding settings."""
 
     @property
-    def confidence_threshold(self) -> float: ...
+    def confidence_threshold(self) -> float:
+        """In nats."""
 
     @property
-    def stability_threshold(self) -> int: ...
+    def stability_threshold(self) -> int:
+        """In steps."""
 
 
 class Never:
@@ -88,9 +90,11 @@ class _Watching:
     def update(self, statistics: StepStatistics) -> bool | Tensor:
         seen, now = self._seen, statistics.argmax
         full = len(seen) == seen.maxlen
-        repeated = [torch.equal(now, before) for before in seen] if now.device.type == "cpu" else [
-            (now == before).all() for before in seen
-        ]
+        repeated = (
+            [torch.equal(now, before) for before in seen]
+            if now.device.type == "cpu"
+            else [(now == before).all() for before in seen]
+        )
         seen.append(now)
         if not full:
             return False

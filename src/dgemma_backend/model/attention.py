@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dgemma_kernels import AttentionRow, Kernels
 from torch import Tensor, nn
 
 from dgemma_backend.config import ModelConfig
 from dgemma_backend.model.cache import KVCache
 from dgemma_backend.model.norm import RMSNorm
 from dgemma_backend.model.rope import Angles
+from dgemma_kernels import AttentionRow, Kernels
 
 
 class Batch(NamedTuple):
@@ -65,7 +65,8 @@ class Attention(nn.Module):
         if batch.encoding:
             for start, stop, cache in _spans(batch):
                 cache.layers[self.layer].append(k[start:stop], v[start:stop])
-        return self.o_proj(out.reshape(x.shape[0], -1))
+        projected: Tensor = self.o_proj(out.reshape(x.shape[0], -1))
+        return projected
 
     def _project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
         """`(T, hidden)` -> q `(T, H, D)`, k and v `(T, KV heads, D)`, normalised and rotated."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
-from dgemma_kernels import Kernels, reference_kernels
 from torch import Tensor, nn
 
 from dgemma_backend.config import ModelConfig
@@ -16,6 +15,7 @@ from dgemma_backend.model.layer import Layer
 from dgemma_backend.model.norm import RMSNorm
 from dgemma_backend.model.rope import angles_for
 from dgemma_backend.model.self_conditioning import SelfConditioning
+from dgemma_kernels import Kernels, reference_kernels
 
 
 class DiffusionGemma(nn.Module):

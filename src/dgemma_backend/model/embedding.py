@@ -2,10 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from dgemma_kernels import Kernels
 from torch import Tensor, nn
 
 from dgemma_backend.config import ModelConfig
+from dgemma_kernels import Kernels
 
 
 class Embedding(nn.Module):

@@ -1,11 +1,11 @@
 """The router and the experts it chooses from."""
 
 import torch
-from dgemma_kernels import Kernels
 from torch import Tensor, nn
 
 from dgemma_backend.config import ModelConfig
 from dgemma_backend.model.norm import RMSNorm
+from dgemma_kernels import Kernels
 
 
 class Router(nn.Module):

@@ -1,7 +1,6 @@
 """One layer: attention, then a dense MLP and a mixture of experts side by side."""
 
 import torch
-from dgemma_kernels import Kernels
 from torch import Tensor, nn
 
 from dgemma_backend.config import ModelConfig
@@ -9,6 +8,7 @@ from dgemma_backend.model.attention import Attention, Batch
 from dgemma_backend.model.experts import Experts, Router
 from dgemma_backend.model.norm import RMSNorm
 from dgemma_backend.model.rope import Angles
+from dgemma_kernels import Kernels
 
 
 class GatedMLP(nn.Module):
@@ -23,7 +23,9 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., hidden)` -> same."""
-        return self.down_proj(self._geglu(torch.cat((self.gate_proj(x), self.up_proj(x)), dim=-1)))
+        both = torch.cat((self.gate_proj(x), self.up_proj(x)), dim=-1)
+        out: Tensor = self.down_proj(self._geglu(both))
+        return out
 
 
 class Layer(nn.Module):
@@ -56,7 +58,8 @@ class Layer(nn.Module):
         x = x + self.post_attention_layernorm(attended)
         dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(x)))
         both = dense + self.post_feedforward_layernorm_2(self._mixture(x))
-        return (x + self.post_feedforward_layernorm(both)) * self.layer_scalar
+        out: Tensor = (x + self.post_feedforward_layernorm(both)) * self.layer_scalar
+        return out
 
     def _mixture(self, x: Tensor) -> Tensor:
         weights, experts = self.router(x)  # the router reads the raw residual, not a norm of it

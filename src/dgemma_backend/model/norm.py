@@ -1,8 +1,9 @@
 """RMS normalisation with and without a learned weight."""
 
 import torch
-from dgemma_kernels import Kernels
 from torch import Tensor, nn
+
+from dgemma_kernels import Kernels
 
 
 class RMSNorm(nn.Module):

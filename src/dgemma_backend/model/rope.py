@@ -30,9 +30,7 @@ def inverse_frequencies(
     return frequencies
 
 
-def angles_for(
-    config: ModelConfig, positions: Tensor, dtype: torch.dtype
-) -> dict[str, Angles]:
+def angles_for(config: ModelConfig, positions: Tensor, dtype: torch.dtype) -> dict[str, Angles]:
     """Positions `(T,)` -> angles by layer type. Computed in float32, rounded to `dtype`."""
     kinds = {
         "sliding_attention": (config.head_dim, config.sliding_rope_theta, 1.0),

@@ -1,11 +1,11 @@
 """How the last step's guess enters the next: added to the canvas embedding, then normalised."""
 
-from dgemma_kernels import Kernels
 from torch import Tensor
 
 from dgemma_backend.config import ModelConfig
 from dgemma_backend.model.layer import GatedMLP
 from dgemma_backend.model.norm import RMSNorm
+from dgemma_kernels import Kernels
 
 
 class SelfConditioning(GatedMLP):

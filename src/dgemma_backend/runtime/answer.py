@@ -19,9 +19,11 @@ class Parser(Protocol):
 
     reasoning_tokens: int
 
-    def feed(self, ids: Sequence[int]) -> list[ParsedEvent]: ...
+    def feed(self, ids: Sequence[int]) -> list[ParsedEvent]:
+        """Committed ids -> the events they complete."""
 
-    def finish(self) -> list[ParsedEvent]: ...
+    def finish(self) -> list[ParsedEvent]:
+        """What was held back."""
 
 
 class Answer:

@@ -33,7 +33,7 @@ async def stream_in_background(open_events: Callable[[], Iterator[Event]]) -> As
                         return
                     put(event)
             put(None)
-        except BaseException as error:  # the reader raises it where it can be handled
+        except BaseException as error:  # noqa: BLE001 - the reader raises it
             put(error)
 
     thread = threading.Thread(target=work, name="dgemma-stream", daemon=True)

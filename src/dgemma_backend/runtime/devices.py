@@ -3,10 +3,10 @@
 import os
 
 import torch
-from dgemma_kernels import Kernels
 
 from dgemma_backend.errors import SettingError
 from dgemma_backend.plugins import Plugins
+from dgemma_kernels import Kernels
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

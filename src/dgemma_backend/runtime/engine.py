@@ -2,6 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Self
 
 from dgemma_backend.chat.protocol import Gemma4Protocol
 from dgemma_backend.config import DecodingDefaults
-from dgemma_backend.errors import EngineClosedError
+from dgemma_backend.errors import EngineClosedError, GenerationError
 from dgemma_backend.events import CanvasCommitted, Draft, Event, Finished, ParsedEvent
 from dgemma_backend.messages import Message, Reply, Tool, ToolChoice, Usage
 from dgemma_backend.plugins import Plugins
@@ -84,7 +85,11 @@ class Engine(ABC):
     """
 
     def __init__(
-        self, info: EngineInfo, protocol: Gemma4Protocol, defaults: DecodingDefaults, plugins: Plugins
+        self,
+        info: EngineInfo,
+        protocol: Gemma4Protocol,
+        defaults: DecodingDefaults,
+        plugins: Plugins,
     ) -> None:
         self.info = info
         self.closed = False
@@ -320,9 +325,7 @@ def _timed(events: list[ParsedEvent], progress: Progress) -> list[ParsedEvent]:
 
 
 def _reply_of(events: Iterator[Event]) -> Reply:
-    last: Event | None = None
-    for last in events:
-        pass
+    (last,) = deque(events, maxlen=1)  # every request that raises nothing ends with its reply
     if not isinstance(last, Finished):
-        raise AssertionError(f"a request ended without an error and without a reply: {last!r}")
+        raise GenerationError(f"The request ended with {last!r} instead of a reply.")
     return last.reply

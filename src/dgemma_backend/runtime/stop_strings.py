@@ -27,7 +27,10 @@ class StopStrings:
             passed, self._held = self._held[:at], ""
             return passed
         keep = self._longest_beginning()
-        passed, self._held = self._held[: len(self._held) - keep], self._held[-keep:] if keep else ""
+        passed, self._held = (
+            self._held[: len(self._held) - keep],
+            self._held[-keep:] if keep else "",
+        )
         return passed
 
     def finish(self) -> str:

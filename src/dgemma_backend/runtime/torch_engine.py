@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dgemma_kernels import Kernels
 from torch import Tensor
 
 from dgemma_backend.chat.tokens import ChatTokenizer
@@ -31,6 +30,7 @@ from dgemma_backend.runtime.request import Request
 from dgemma_backend.settings import GenerationSettings
 from dgemma_backend.weights.checkpoint import load_into
 from dgemma_backend.weights.sources import resolve
+from dgemma_kernels import Kernels
 
 PREFILL_PIECE = 512
 """Prompt tokens encoded in one pass: bounds the attention mask and lets a request be cancelled."""
