@@ -1,6 +1,6 @@
 """Time and memory of a denoising step on CPU, ours beside transformers' in one run.
 
-    python tests/benchmarks/cpu_step.py --out tests/benchmarks/results/cpu-step.json
+    .venv/bin/python tests/benchmarks/cpu_step.py --out tests/benchmarks/results/cpu-step.json
 
 A step is everything between two canvases: forward pass, softcap, proposals, entropies,
 acceptance, renoise, stop statistics and the guess for the next step. Both sides take the same
@@ -20,9 +20,6 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / place) for place in ("src", "kernels", "integrations")]
 
 import torch
 
