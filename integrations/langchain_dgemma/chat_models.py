@@ -264,6 +264,12 @@ class ChatDiffusionGemma(BaseChatModel):
             memo[id(engine)] = engine
         return super().__deepcopy__(memo)
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """For pickle: what to open, not what is open."""
+        state = super().__getstate__()
+        private = {**(state["__pydantic_private__"] or {}), "_engines": {}}
+        return {**state, "__pydantic_private__": private}
+
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:

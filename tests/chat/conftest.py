@@ -10,6 +10,7 @@ import pytest
 
 from dgemma_backend.chat.protocol import Gemma4Protocol
 from dgemma_backend.chat.tokens import ChatTokenizer
+from dgemma_backend.tiny import CHECKPOINT
 
 FULL_SIZE = Path(__file__).parents[3] / "shared/reference/data/gemma4_tokenizer.json.xz"
 
@@ -77,6 +78,11 @@ def toy() -> ChatTokenizer:
 @pytest.fixture(scope="session")
 def toy_protocol(toy: ChatTokenizer) -> Gemma4Protocol:
     return Gemma4Protocol(toy)
+
+
+@pytest.fixture(scope="session")
+def tiny_protocol() -> Gemma4Protocol:
+    return Gemma4Protocol(ChatTokenizer.from_file(CHECKPOINT / "tokenizer.json"))
 
 
 @pytest.fixture(scope="session")

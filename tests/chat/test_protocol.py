@@ -1,21 +1,26 @@
 """Gemma4Protocol: the published template's text, by hand, and nothing injected."""
 
 import json
+import lzma
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from dgemma_backend.chat.protocol import GENERATIONS, Gemma4Protocol
 from dgemma_backend.chat.segments import TextSegment, segments_to_text
 from dgemma_backend.chat.tokens import ChatTokenizer
 from dgemma_backend.errors import CheckpointError, EmptyPromptError, PromptError, SettingError
 from dgemma_backend.messages import Image, Message, Text, Tool, ToolCall, ToolChoice
+from dgemma_backend.tiny import CHECKPOINT
 
+FULL_SIZE = Path(__file__).parents[3] / "shared/reference/data/gemma4_tokenizer.json.xz"
 GOLDEN = json.loads((Path(__file__).parent / "data/chat_golden.json").read_text())["cases"]
 UNKNOWN_PARTS = {"6 img": "video parts do not exist here"}
 
@@ -230,6 +235,14 @@ def test_no_attack_string_leaks_anywhere(toy_protocol: Gemma4Protocol, attack: s
     check_attack(toy_protocol, attack)
 
 
+@settings(max_examples=150, deadline=None)
+@given(attack=ATTACK)
+def test_no_attack_string_leaks_in_the_embedded_model(
+    tiny_protocol: Gemma4Protocol, attack: str
+) -> None:
+    check_attack(tiny_protocol, attack)
+
+
 @pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(attack=ATTACK)
@@ -237,29 +250,40 @@ def test_no_attack_string_leaks_at_full_size(full_protocol: Gemma4Protocol, atta
     check_attack(full_protocol, attack)
 
 
-@pytest.mark.slow
-@settings(max_examples=300, deadline=None)
-@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=7))
-def test_harmless_text_gets_the_ids_of_encoding_the_whole_prompt(
-    full_protocol: Gemma4Protocol, full_json: dict[str, Any], texts: list[str]
-) -> None:
-    whole = _whole_string_tokenizer(full_json)
+def check_harmless(protocol: Gemma4Protocol, whole: Tokenizer, texts: list[str]) -> None:
     words = iter(text.replace("<", "").replace("|", "") or "z" for text in texts * 4)
     messages, tools = conversation_with(lambda: next(words))
-    segments = full_protocol.segments(messages, tools)
+    segments = protocol.segments(messages, tools)
     expected = whole.encode(segments_to_text(segments), add_special_tokens=False).ids
-    assert full_protocol.prompt_ids(messages, tools) == expected
+    assert protocol.prompt_ids(messages, tools) == expected
 
 
-_WHOLE: dict[int, Any] = {}
+@cache
+def _whole_string_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer as others use it, control tokens recognised in any text."""
+    read = lzma.open if path.suffix == ".xz" else open
+    with read(path, "rt", encoding="utf-8") as file:
+        return Tokenizer.from_str(file.read())
 
 
-def _whole_string_tokenizer(description: dict[str, Any]) -> Any:
-    from tokenizers import Tokenizer
+HARMLESS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=7)
 
-    if id(description) not in _WHOLE:
-        _WHOLE[id(description)] = Tokenizer.from_str(json.dumps(description))
-    return _WHOLE[id(description)]
+
+@settings(max_examples=200, deadline=None)
+@given(texts=HARMLESS)
+def test_harmless_text_gets_the_ids_of_encoding_the_whole_prompt_in_the_embedded_model(
+    tiny_protocol: Gemma4Protocol, texts: list[str]
+) -> None:
+    check_harmless(tiny_protocol, _whole_string_tokenizer(CHECKPOINT / "tokenizer.json"), texts)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None)
+@given(texts=HARMLESS)
+def test_harmless_text_gets_the_ids_of_encoding_the_whole_prompt(
+    full_protocol: Gemma4Protocol, texts: list[str]
+) -> None:
+    check_harmless(full_protocol, _whole_string_tokenizer(FULL_SIZE), texts)
 
 
 def test_neighbouring_text_is_one_segment(toy_protocol: Gemma4Protocol) -> None:

@@ -1,5 +1,6 @@
 """The adapter over the embedded model: real tokens, real denoising."""
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,13 @@ def test_models_with_the_same_name_share_their_weights(tiny: ChatDiffusionGemma)
     assert message.response_metadata["finish_reason"] == "length"
     assert message.usage_metadata is not None
     assert message.usage_metadata["output_tokens"] == 4
+
+
+def test_a_pickled_model_opens_its_engine_anew_and_shares_it(tiny: ChatDiffusionGemma) -> None:
+    engine = tiny._open_engine({})
+    twin = pickle.loads(pickle.dumps(tiny))  # noqa: S301
+    assert twin._engines == {}
+    assert twin._open_engine({}) is engine
 
 
 def test_the_same_seed_gives_the_same_answer(tiny: ChatDiffusionGemma) -> None:
