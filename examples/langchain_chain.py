@@ -20,6 +20,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 
 from dgemma_backend import open_engine
 from dgemma_backend.cli.canvas_view import CanvasView
+from dgemma_backend.cli.terminal_text import one_line
 from langchain_dgemma import ChatDiffusionGemma
 
 DOCUMENT = {
@@ -92,7 +93,8 @@ def main() -> None:
             )
             for text in chain.stream({"question": question}, {"callbacks": [cost]}):
                 view.committed(text)
-        summary.append(f"{cost.line(time.perf_counter() - start)}  {question} {cost.message.text}")
+        answer = one_line(cost.message.text)
+        summary.append(f"{cost.line(time.perf_counter() - start)}  {question} {answer}")
 
     print("\n" + "\n".join(summary))
 

@@ -278,6 +278,13 @@ class ChatDiffusionGemma(BaseChatModel):
             engine = self._open_engine({})
             return engine.count_tokens(to_messages(messages), to_tools(tools or ()))
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """The model's own tokens of a text."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
+        with langchain_errors():
+            return self._open_engine({}).token_ids(text)
+
     def bind_tools(
         self,
         tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],

@@ -274,6 +274,13 @@ def test_tokens_are_counted_as_the_engine_counts_them(scripted: Scripted) -> Non
     assert counted == used["input_tokens"]
 
 
+def test_a_text_has_the_tokens_of_this_model_unless_the_user_counts(scripted: Scripted) -> None:
+    engine = scripted(HELLO)
+    assert ChatDiffusionGemma(engine=engine).get_num_tokens("<turn|>é") == len("<turn|>é".encode())
+    by_hand = ChatDiffusionGemma(engine=engine, custom_get_token_ids=lambda text: [1, 2])
+    assert by_hand.get_num_tokens("anything") == 2
+
+
 def test_tracing_is_told_provider_and_model(scripted: Scripted) -> None:
     made = ChatDiffusionGemma(model="tiny", stop=["a"], temperature=0.5, max_tokens=5)
     params = made._get_ls_params(model_name="other", stop=["b"])

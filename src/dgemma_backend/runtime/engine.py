@@ -171,6 +171,10 @@ class Engine(ABC):
         """Tokens of the prompt this conversation makes, thinking off."""
         return len(self._protocol.prompt_ids(as_messages(messages), tools))
 
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of a plain text, with nothing of a conversation around it."""
+        return self._protocol.tokenizer.encode_text(text)
+
     def close(self) -> None:
         """Let go of the model. Requests under way fail; later ones raise `EngineClosedError`."""
         self.closed = True
