@@ -67,7 +67,7 @@ def test_restricted_proposals_follow_the_cut_distribution(
             break
         kept.append(place)
         reached += float(probability[place])
-    draws = 400
+    draws = 200
     uniform = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
     found = restricted_sample(row.expand(draws, 12), 0.7, uniform, top_k, top_p)
     share = torch.bincount(found, minlength=12).double() / draws
