@@ -32,15 +32,28 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=55.0, help="time to train")
     parser.add_argument("--processes", type=int, default=2, help="one CPU core each")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--start", type=Path, help="go on from the state.pt of a finished run")
+    parser.add_argument("--rate", type=float, default=1.0, help="share of the learning rates")
     parser.add_argument("--resume", action="store_true", help="go on from --work")
     chosen = parser.parse_args()
     work: Path = chosen.work
     if not chosen.resume:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        texts = texts_for_tokenizer(TOKENIZER_EXAMPLES, f"tokenizer/{chosen.seed}")
-        save_tokenizer(train_tokenizer(texts, VOCABULARY), work)
-    plan = Plan(str(work), chosen.minutes, chosen.processes, seed=chosen.seed, resume=chosen.resume)
+        if chosen.start:
+            shutil.copy(chosen.start.parent / "tokenizer.json", work)
+        else:
+            texts = texts_for_tokenizer(TOKENIZER_EXAMPLES, f"tokenizer/{chosen.seed}")
+            save_tokenizer(train_tokenizer(texts, VOCABULARY), work)
+    plan = Plan(
+        str(work),
+        chosen.minutes,
+        chosen.processes,
+        seed=chosen.seed,
+        resume=chosen.resume,
+        start=str(chosen.start) if chosen.start else None,
+        rate=chosen.rate,
+    )
     (work / "plan.json").write_text(json.dumps(asdict(plan), indent=2) + "\n")
     train(plan)
     shutil.copytree(work / "final", chosen.out, dirs_exist_ok=True)

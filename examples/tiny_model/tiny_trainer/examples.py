@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from random import Random
 
 from dgemma_backend.messages import Message, Tool, ToolCall
-
 from tiny_trainer.words import Words
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
@@ -97,3 +96,29 @@ def starting_large(text: str) -> str:
 def starting_small(text: str) -> str:
     """The text with its first letter in lower case."""
     return text[:1].lower() + text[1:]
+
+
+_DROPPABLE = frozenset("the a an is are of to in at for on it this that please and was".split())
+_ADVERBS = tuple("now really also still today just here then again maybe well indeed so".split())
+
+
+def disturbed(template: str, rng: Random, words: Words) -> str:
+    """The template with a word dropped, added or moved, in `words.noise` of the cases.
+
+    Wordings are finite and users are not: a model that has seen broken sentences leans less on
+    any one word. Slots and choices stay whole; the evaluator's pool has no noise.
+    """
+    if rng.random() >= words.noise:
+        return template
+    parts = re.split(r"( )", template)
+    at = rng.randrange(len(parts))
+    if not parts[at].isalpha():
+        return template
+    kind = rng.random()
+    if kind < 0.4 and parts[at].lower() in _DROPPABLE:
+        parts[at : at + 2] = []
+    elif kind < 0.75:
+        parts[at:at] = [rng.choice(_ADVERBS), " "]
+    elif at + 2 < len(parts) and parts[at + 2].isalpha():
+        parts[at], parts[at + 2] = parts[at + 2], parts[at]
+    return "".join(parts)

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from dgemma_backend.model import DiffusionGemma
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dgemma_backend.model import DiffusionGemma
 from tiny_trainer.shape import CONFIG, GENERATION_CONFIG
 
 VISION = "model.encoder.vision_tower."
@@ -40,7 +40,7 @@ def published_tensors(model: DiffusionGemma) -> dict[str, Tensor]:
 
 
 def untrained_vision_tower(hidden: int) -> dict[str, Tensor]:
-    """The smallest tower there can be, so that the file has every published name; it sees nothing."""
+    """The smallest tower, so that the file has every published name; it sees nothing."""
     vision = CONFIG["vision_config"]
     width, inner = vision["hidden_size"], vision["intermediate_size"]
     patch = 3 * vision["patch_size"] ** 2
@@ -49,7 +49,9 @@ def untrained_vision_tower(hidden: int) -> dict[str, Tensor]:
         "model.encoder.embed_vision.embedding_projection.weight": (hidden, width),
         f"{VISION}patch_embedder.input_proj.weight": (width, patch),
         f"{VISION}patch_embedder.position_embedding_table": (
-            2, vision["position_embedding_size"], width,
+            2,
+            vision["position_embedding_size"],
+            width,
         ),
         f"{VISION}std_bias": (width,),
         f"{VISION}std_scale": (width,),
@@ -75,4 +77,5 @@ def _untrained(name: str, shape: tuple[int, ...], generator: torch.Generator) ->
         return torch.zeros(shape)
     if len(shape) == 1:
         return torch.ones(shape)
-    return torch.randn(shape, generator=generator) * shape[-1] ** -0.5
+    drawn: Tensor = torch.randn(shape, generator=generator) * shape[-1] ** -0.5
+    return drawn

@@ -12,9 +12,9 @@ from random import Random
 
 import torch
 import torch.nn.functional as F
-from dgemma_backend.model import DiffusionGemma
 from torch import Tensor
 
+from dgemma_backend.model import DiffusionGemma, KVCache
 from tiny_trainer.rendering import Encoded
 
 CANVASES_PER_PROMPT = 2
@@ -44,7 +44,11 @@ def block_of(example: Encoded, canvas: int, rng: Random) -> tuple[list[int], lis
 
 
 def make_batch(
-    examples: list[Encoded], canvas: int, vocabulary: int, pad: int, rng: Random,
+    examples: list[Encoded],
+    canvas: int,
+    vocabulary: int,
+    pad: int,
+    rng: Random,
     generator: torch.Generator,
 ) -> Batch:
     """Choose a block of every example and noise it."""
@@ -93,7 +97,7 @@ def batch_loss(
 
 @torch.no_grad()
 def _own_guess(
-    model: DiffusionGemma, noised: Tensor, caches: list, generator: torch.Generator
+    model: DiffusionGemma, noised: Tensor, caches: list[KVCache], generator: torch.Generator
 ) -> Tensor:
     logits = model.denoise(noised, None, caches)
     temperature = 0.4 + 0.6 * torch.rand(noised.shape[0], generator=generator)

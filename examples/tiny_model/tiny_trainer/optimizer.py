@@ -60,7 +60,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
         x = a * x + torch.baddbmm(b * gram, gram, gram, beta=1.0, alpha=c) @ x
-    return x.mT if tall else x
+    found: Tensor = x.mT if tall else x
+    return found
 
 
 def _count(weight: nn.Parameter) -> int:
@@ -76,7 +77,8 @@ class Optimizers:
     """Both optimizers of a model behind one step."""
 
     def __init__(self, model: nn.Module) -> None:
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, weight in model.named_parameters():
             plain = weight.dim() == 1 or name.startswith("embed_tokens") or "router" in name
             (others if plain else matrices).append(weight)
@@ -97,6 +99,7 @@ class Optimizers:
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Go on from a saved state."""
         momenta, adam = state["muon"], state["adam"]
-        assert isinstance(momenta, list) and isinstance(adam, dict)
+        assert isinstance(momenta, list)
+        assert isinstance(adam, dict)
         self.muon.momenta = {tuple(shape): momentum for shape, momentum in momenta}
         self.adam.load_state_dict(adam)

@@ -13,7 +13,6 @@ from dgemma_backend.chat.protocol import Gemma4Protocol
 from dgemma_backend.chat.segments import Segment, SegmentWriter, TextSegment
 from dgemma_backend.chat.tokens import ChatTokenizer
 from dgemma_backend.messages import Message
-
 from tiny_trainer.examples import Example
 from tiny_trainer.tasks.registry import TASKS
 from tiny_trainer.words import TRAINING

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from dgemma_backend.config import DecodingDefaults, ModelConfig
-from dgemma_backend.model import DiffusionGemma
 from torch import nn
 
+from dgemma_backend.config import DecodingDefaults, ModelConfig
+from dgemma_backend.model import DiffusionGemma
 from tiny_trainer.tokenizer import CONTROL_TOKENS
 from tiny_trainer.training_kernels import training_kernels
 
@@ -45,7 +45,10 @@ CONFIG: dict[str, Any] = {
         "sliding_window": 64,
         # Two full layers: in prompts longer than the window only they reach the whole prefix.
         "layer_types": [
-            "sliding_attention", "full_attention", "sliding_attention", "full_attention",
+            "sliding_attention",
+            "full_attention",
+            "sliding_attention",
+            "full_attention",
         ],
         "rope_parameters": {
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},

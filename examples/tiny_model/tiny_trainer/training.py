@@ -18,9 +18,10 @@ from random import Random
 
 import torch
 import torch.distributed as dist
-from dgemma_backend.chat.protocol import Gemma4Protocol
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
+from dgemma_backend.chat.protocol import Gemma4Protocol
 from tiny_trainer.export import export
 from tiny_trainer.objective import batch_loss, make_batch
 from tiny_trainer.optimizer import Optimizers, rate_factor
@@ -44,6 +45,8 @@ class Plan:
     prompts_per_process: int = 20
     seed: int = 1
     resume: bool = False
+    start: str | None = None  # state.pt of an earlier run: a later stage begins with its weights
+    rate: float = 1.0  # share of the full learning rates
 
 
 @dataclass
@@ -60,14 +63,17 @@ def train(plan: Plan) -> None:
     """Train in `plan.processes` processes; the last weights are exported to `work`/final."""
     meeting = Path(plan.work) / "meeting"
     meeting.unlink(missing_ok=True)
-    torch.multiprocessing.spawn(_work, args=(plan, str(meeting)), nprocs=plan.processes)
+    spawn(_work, args=(plan, str(meeting)), nprocs=plan.processes)
 
 
 def _work(rank: int, plan: Plan, meeting: str) -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     dist.init_process_group(
-        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=plan.processes,
+        "gloo",
+        init_method=f"file://{meeting}",
+        rank=rank,
+        world_size=plan.processes,
         timeout=timedelta(minutes=10),
     )
     try:
@@ -86,7 +92,10 @@ class Trainer:
         self.optimizers = Optimizers(self.model)
         self.clock = Clock()
         if plan.resume:
-            self._load()
+            self._load(self.folder / "state.pt")
+        elif plan.start is not None:
+            self._load(Path(plan.start))
+            self.clock = Clock()
         here = f"{plan.seed}/{rank}/{self.clock.step}"
         self.rng = Random(here)
         self.generator = torch.Generator().manual_seed(self.rng.randrange(2**31))
@@ -113,20 +122,25 @@ class Trainer:
             export(self.model, self.folder, self.folder / "final")
 
     def _step(self) -> tuple[float, float]:
-        limit = next(tokens for until, tokens in CURRICULUM if self.progress < until)
+        along = 1.0 if self.plan.start else self.progress  # a later stage is past the beginning
+        limit = next(tokens for until, tokens in CURRICULUM if along < until)
         picked = self._pick(limit)
         config = self.model.config
         batch = make_batch(
-            picked, config.canvas_length, config.vocab_size, config.pad_token_id,
-            self.rng, self.generator,
+            picked,
+            config.canvas_length,
+            config.vocab_size,
+            config.pad_token_id,
+            self.rng,
+            self.generator,
         )
-        guessing = self.progress > GUESSING_FROM and self.rng.random() < 0.5
+        guessing = along > GUESSING_FROM and self.rng.random() < 0.5
         loss, restored = batch_loss(self.model, batch, guessing, self.generator)
         self.model.zero_grad(set_to_none=True)
         loss.backward()
         self._average_gradients()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.optimizers.step(rate_factor(self.clock.step, self.progress))
+        self.optimizers.step(self.plan.rate * rate_factor(self.clock.step, self.progress))
         self.clock.step += 1
         self.clock.prompts += len(picked) * self.plan.processes
         return loss.item(), restored.item()
@@ -159,8 +173,10 @@ class Trainer:
 
     def _log(self, loss: float, restored: float) -> None:
         line = {
-            **asdict(self.clock), "progress": round(self.progress, 4),
-            "loss": round(loss, 4), "restored": round(restored, 4),
+            **asdict(self.clock),
+            "progress": round(self.progress, 4),
+            "loss": round(loss, 4),
+            "restored": round(restored, 4),
         }
         line = {key: round(value, 3) for key, value in line.items()}
         with (self.folder / "log.jsonl").open("a") as log:
@@ -177,8 +193,8 @@ class Trainer:
         torch.save(state, partial)
         os.replace(partial, self.folder / "state.pt")
 
-    def _load(self) -> None:
-        state = torch.load(self.folder / "state.pt", weights_only=True)
+    def _load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizers.load_state_dict(state["optimizers"])
         self.clock = Clock(**state["clock"])

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from dgemma_kernels import AttentionRow, Kernels, reference_kernels
-from dgemma_kernels.attention import causal_mask
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from dgemma_kernels import AttentionRow, Kernels, reference_kernels
+from dgemma_kernels.attention import causal_mask
 
 
 def training_kernels() -> Kernels:
@@ -52,7 +53,7 @@ class _RmsNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """`(..., dim)` -> same: `x / sqrt(mean(x**2) + eps) * weight`."""
-    out: Tensor = _RmsNorm.apply(x, weight, eps)
+    out: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -75,7 +76,7 @@ class _Geglu(torch.autograd.Function):
 
 def geglu(gate_up: Tensor) -> Tensor:
     """`(tokens, 2 * width)` -> `(tokens, width)`: `gelu_tanh(gate) * up`."""
-    out: Tensor = _Geglu.apply(gate_up)
+    out: Tensor = _Geglu.apply(gate_up)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -114,7 +115,12 @@ def _attend(
     plain = causal and prefix == 0 and (window is None or window >= length)
     mask = causal_mask(length, prefix, window, q.device) if causal and not plain else None
     out = F.scaled_dot_product_attention(
-        q.unsqueeze(0), keys.unsqueeze(0), values.unsqueeze(0), attn_mask=mask,
-        is_causal=plain, scale=1.0, enable_gqa=True,
+        q.unsqueeze(0),
+        keys.unsqueeze(0),
+        values.unsqueeze(0),
+        attn_mask=mask,
+        is_causal=plain,
+        scale=1.0,
+        enable_gqa=True,
     )
     return out[0].transpose(0, 1)

@@ -1,12 +1,13 @@
 """The names, things and numbers that examples are made of, in two disjoint pools.
 
 `TRAINING` fills the training examples, `HELD_OUT` those of the evaluator. Half of the names in
-training are random syllables, so that the model learns to copy spelling and not a list. Integers
+training are made up, so that the model learns to copy spelling and not a list. Integers
 of two and more digits are split as well: those that leave 4 when divided by 9 are held out.
 """
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 from random import Random
 
@@ -28,7 +29,8 @@ _CODAS = tuple("n r s l m t k d nd rt st ck x sh".split()) + ("",) * 12
 
 @dataclass(frozen=True)
 class Words:
-    """A pool to draw from. `synthetic` is the share of names made of random syllables."""
+    """A pool to draw from. `synthetic` is the share of made-up names, `noise` how often a wording
+    is disturbed (see `examples.disturbed`)."""
 
     given: tuple[str, ...]
     family: tuple[str, ...]
@@ -38,6 +40,7 @@ class Words:
     title_words: tuple[str, ...]
     jobs: tuple[str, ...]
     synthetic: float
+    noise: float
     held_out: bool
 
     def given_name(self, rng: Random) -> str:
@@ -100,6 +103,13 @@ class Words:
         letters = "".join(rng.choice("ABCDEFGHJKLMNPRSTUVWXYZ") for _ in range(rng.randint(1, 2)))
         return f"{letters}{self.integer(rng, 100, 9999)}"
 
+    def spelt(self) -> tuple[str, ...]:
+        """Every word of the pool in lower case."""
+        lists = (self.given, self.family, self.cities, self.things, self.plain)
+        return tuple(
+            word.lower() for words in (*lists, self.title_words, self.jobs) for word in words
+        )
+
     def _named(self, rng: Random, names: tuple[str, ...]) -> str:
         if rng.random() < self.synthetic:
             return spell(rng, rng.choice((1, 2, 2, 3))).capitalize()
@@ -112,14 +122,26 @@ class Words:
 
 
 def spell(rng: Random, syllables: int) -> str:
-    """A made-up word in lower case."""
+    """A made-up word in lower case: random syllables, or two words of the pool spliced."""
     while True:
-        parts = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(syllables)]
-        word = "".join(parts) + rng.choice(_CODAS)
+        if rng.random() < 0.5:
+            parts = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(syllables)]
+            word = "".join(parts) + rng.choice(_CODAS)
+        else:
+            word = _spliced(rng)
         if len(word) < 3:
             word += rng.choice("nrst")
         if word not in _RESERVED:
             return word
+
+
+def _spliced(rng: Random) -> str:
+    """The beginning of one word and the end of another; so every piece meets every other."""
+    first, second = rng.choice(_SPLICED_FROM), rng.choice(_SPLICED_FROM)
+    start = first[: rng.randint(1, max(1, len(first) - 2))]
+    if rng.random() < 0.15:
+        start = rng.choice(string.ascii_lowercase) + start[1:]
+    return start + second[rng.randint(1, max(1, len(second) - 2)) :]
 
 
 def _pools(text: str) -> tuple[str, ...]:
@@ -181,6 +203,7 @@ TRAINING = Words(
         "doctor plumber barber sailor dentist carpenter librarian waiter engineer"
     ),
     synthetic=0.5,
+    noise=0.35,
     held_out=False,
 )
 
@@ -201,8 +224,8 @@ HELD_OUT = Words(
         "Cologne Coimbra Bristol Montreal Nairobi Osaka Havana Santiago"
     ),
     things=_pools(
-        "anchor barrel button chain compass pulley curtain engine fiddle hinge jar kite lens magnet "
-        "net pebble pipe puzzle quilt razor saw sponge tripod trumpet tube vest wagon wheel"
+        "anchor barrel button chain compass pulley curtain engine fiddle hinge jar kite lens "
+        "magnet net pebble pipe puzzle quilt razor saw sponge tripod trumpet tube vest wagon wheel"
     ),
     plain=_pools(
         "brave gentle hollow narrow rusty bitter sweet autumn copper marble velvet thunder harbor "
@@ -215,13 +238,10 @@ HELD_OUT = Words(
     ),
     jobs=_pools("mechanic florist surgeon butcher tutor clerk porter weaver miner editor"),
     synthetic=0.0,
+    noise=0.0,
     held_out=True,
 )
 
 # No made-up word may be one of these: a held-out word, or a word of other projects' tests.
-_RESERVED = frozenset(
-    word.lower()
-    for pool in (HELD_OUT.given, HELD_OUT.family, HELD_OUT.cities, HELD_OUT.things)
-    + (HELD_OUT.plain, HELD_OUT.title_words, HELD_OUT.jobs, ("joke",))
-    for word in pool
-)
+_RESERVED = frozenset((*HELD_OUT.spelt(), "joke"))
+_SPLICED_FROM = tuple(word for word in TRAINING.spelt() if len(word) > 2)

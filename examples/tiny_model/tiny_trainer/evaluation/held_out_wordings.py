@@ -24,11 +24,14 @@ QA = QaWordings(
         ("Answer the user from this document.\n\n{context}", "{question}"),
     ),
     bare=(
-        "Reply with the value and nothing else.", "Just give me the answer, no full sentence.",
+        "Reply with the value and nothing else.",
+        "Just give me the answer, no full sentence.",
         "Only one word or value, please.",
     ),
     fillers=(
-        "Visitors say it is very nice.", "In summer the street is busy.", "The story is known to all.",
+        "Visitors say it is very nice.",
+        "In summer the street is busy.",
+        "The story is known to all.",
     ),
 )
 
@@ -64,37 +67,58 @@ EXTRACT = ExtractWordings(
 # the requests of each known tool; tools left out keep no held-out wording and are not asked
 TOOL_REQUESTS: dict[str, tuple[str, ...]] = {
     "find_book": ("Please find me the book called {title}.", "Is the book {title} in the library?"),
-    "send_note": ('I have a note for {to}, it says "{text}"', 'Please write "{text}" in a note to {to}.'),
-    "book_table": ("{guests} people want a table, the name is {name}.",
-                   "Please get {name} a table for {guests}."),
-    "convert_money": ("Tell me how much {amount} euros are in {currency}.",
-                      "I need {amount} euros in {currency}."),
+    "send_note": (
+        'I have a note for {to}, it says "{text}"',
+        'Please write "{text}" in a note to {to}.',
+    ),
+    "book_table": (
+        "{guests} people want a table, the name is {name}.",
+        "Please get {name} a table for {guests}.",
+    ),
+    "convert_money": (
+        "Tell me how much {amount} euros are in {currency}.",
+        "I need {amount} euros in {currency}.",
+    ),
     "set_alarm": ("My alarm must ring at {time}.", "At {time} I want to get up."),
     "play_song": ("Let me hear {artist} sing {song}.", "I like {song} by {artist}, play it."),
-    "track_parcel": ("Do you know where parcel {code} is?", "Please look for my parcel, code {code}."),
-    "next_train": ("Which train goes from {start} to {end}?",
-                   "I am in {start} and want to take a train to {end}."),
+    "track_parcel": (
+        "Do you know where parcel {code} is?",
+        "Please look for my parcel, code {code}.",
+    ),
+    "next_train": (
+        "Which train goes from {start} to {end}?",
+        "I am in {start} and want to take a train to {end}.",
+    ),
     "add_event": ("Please note {title} for {day}.", "My calendar needs {title} on {day}."),
-    "find_phone": ("I must phone {name}, what is the number?", "Under which number do I reach {name}?"),
+    "find_phone": (
+        "I must phone {name}, what is the number?",
+        "Under which number do I reach {name}?",
+    ),
     "switch_light": ("Let there be light in the {room}.", "Please put the {room} light on."),
     "count_stock": ('How much "{item}" is left in stock?', 'Tell me how many "{item}" we have.'),
     "translate_word": ('Which {language} word means "{word}"?', 'Say "{word}" in {language}.'),
     "city_clock": ("In {city}, what time is it?", "I want to know the time in {city}."),
-    "read_forecast": ("On {day} in {city}, will it rain?", "How is the forecast for {day} in {city}?"),
-    "order_item": ('Please get {count} of "{item}" from the shop.', 'I want to order "{item}": {count}.'),
+    "read_forecast": (
+        "On {day} in {city}, will it rain?",
+        "How is the forecast for {day} in {city}?",
+    ),
+    "order_item": (
+        'Please get {count} of "{item}" from the shop.',
+        'I want to order "{item}": {count}.',
+    ),
 }
 NAMED_REQUESTS = (
     "Please make a call to {tool} with {arguments}.",
     "I want you to use {tool}. Take {arguments}.",
     "Let {tool} run with {arguments}.",
 )
-NAMED_RESULTS_ANSWER = "The result is {result}."
 
 REPEAT_REQUESTS = (
-    'Write exactly this: "{text}"', 'Please say back to me "{text}"', "Repeat my words: {text}",
+    'Write exactly this: "{text}"',
+    'Please say back to me "{text}"',
+    "Repeat my words: {text}",
     "Copy this text for me.\n{text}",
 )
-COUNT_REQUESTS = ("Please list all numbers from {low} to {high}.", "Can you write {low} to {high}?")
 
 # what a user may say, the answer; and what introduces and asks for a name
 TALK: tuple[tuple[str, str], ...] = (

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from random import Random
 
 from dgemma_backend.messages import Message
-
 from tiny_trainer.examples import (
     Example,
+    disturbed,
     one_of,
     say,
     starting_large,
@@ -25,7 +25,8 @@ class QaWordings:
 
     `layouts` are user messages over `{context}`, `{question}` and `{small}` (the question in
     mid-sentence); `system_layouts` pairs of system and user message; `bare` what asks for the
-    value alone; `fillers` sentences without a fact.
+    value alone; `fillers` sentences without a fact; the frames stand around a statement
+    (`{small}`) or a question (`{question}`, `{small}`).
     """
 
     facts: tuple[Fact, ...]
@@ -33,6 +34,8 @@ class QaWordings:
     system_layouts: tuple[tuple[str, str], ...]
     bare: tuple[str, ...]
     fillers: tuple[str, ...]
+    statement_frames: tuple[str, ...] = ("{small}",)
+    question_frames: tuple[str, ...] = ("{question}",)
 
 
 TRAINING_WORDINGS = QaWordings(
@@ -64,17 +67,30 @@ TRAINING_WORDINGS = QaWordings(
         "[Documents|Sources]:\n- {context}\n\n[Question|Query]: {question}",
     ),
     system_layouts=(
-        ("[Answer|Reply] [from|with|using] [only |]the context[ given| below|].",
-         "Context:[ |\n]{context}\n\nQuestion: {question}"),
-        ("[Answer|Reply to] the question [from|with|using] [only |]the [text|document|context]:"
-         "[ |\n]{context}", "{question}"),
-        ("[You answer|Answer] questions about [this|the following] [text|document|context][:|.]"
-         "[ |\n]{context}", "{question}"),
-        ("You are a helpful assistant. [Use|Answer from|Only use] [this|the] context[:|.]\n{context}",
-         "[Question: |]{question}"),
+        (
+            "[Answer|Reply] [from|with|using] [only |]the context[ given| below|].",
+            "Context:[ |\n]{context}\n\nQuestion: {question}",
+        ),
+        (
+            "[Answer|Reply to] the question [from|with|using] [only |]the [text|document|context]:"
+            "[ |\n]{context}",
+            "{question}",
+        ),
+        (
+            "[You answer|Answer] questions about [this|the following] [text|document|context][:|.]"
+            "[ |\n]{context}",
+            "{question}",
+        ),
+        (
+            "You are a helpful assistant. [Use|Answer from|Only use] [this|the] context[:|.]\n"
+            "{context}",
+            "[Question: |]{question}",
+        ),
         ("[Context|Document|Text]:\n{context}", "{question}"),
-        ("You are [a guide|an assistant|a librarian]. You [know|have read]: {context}",
-         "{question}"),
+        (
+            "You are [a guide|an assistant|a librarian]. You [know|have read]: {context}",
+            "{question}",
+        ),
     ),
     bare=(
         "[Give|Write|Answer with|Reply with] [only|just] the [answer|value|fact].",
@@ -89,6 +105,22 @@ TRAINING_WORDINGS = QaWordings(
         "[Nobody knows why|It is a nice story|That is well known].",
         "[The food|The view|The music] [is good|is famous|is nice].",
         "[Everyone|Everybody] [knows|likes] {subject}.",
+    ),
+    statement_frames=(
+        *("{small}",) * 12,
+        "[We know|Note|Remember|They say|It is known|People say|I heard|You should know] that "
+        "{small}",
+        "[Also|Then|As you know|In fact|By the way|For years|Indeed|And yet|Besides], {small}",
+        "[By the way|One more thing|A fact|Good to know|News|Note]: {small}",
+    ),
+    question_frames=(
+        *("{question}",) * 8,
+        "[Now|So|Well|Please|Say|And|But|Then|Quick question|One question][,|:] {small}",
+        "[Do you know|Can you tell me|Can you say|Could you tell me|I wonder|I ask|I would like to "
+        "know][:|,|] {small}",
+        "{question} [Thanks|Please|Thank you|I need to know|I am curious|Do you know|Any idea]"
+        "[.|?|]",
+        "[I am not sure|I forgot|I do not remember|One thing is not clear][.|:] {question}",
     ),
 )
 
@@ -123,17 +155,23 @@ def pick_facts(facts: tuple[Fact, ...], count: int, rng: Random) -> list[Fact]:
 
 
 def state(
-    facts: list[tuple[Fact, object]], names: tuple[str, str], fillers: tuple[str, ...], rng: Random
+    facts: list[tuple[Fact, object]],
+    names: tuple[str, str],
+    wordings: QaWordings,
+    rng: Random,
+    words: Words,
 ) -> str:
     """The facts as sentences in the order given, sometimes with a filler between."""
     full, short = names
     sentences = []
     for place, (fact, value) in enumerate(facts):
         subject = full if place == 0 or rng.random() < 0.5 else short
-        sentence = one_of(fact.statements, rng, subject=subject, value=value)
+        template = disturbed(rng.choice(fact.statements), rng, words)
+        sentence = say(template, rng, subject=subject, value=value)
+        sentence = one_of(wordings.statement_frames, rng, small=sentence)
         sentences.append(starting_large(sentence))
     if rng.random() < 0.35:
-        filler = starting_large(one_of(fillers, rng, subject=full))
+        filler = starting_large(one_of(wordings.fillers, rng, subject=full))
         sentences.insert(rng.randint(1, len(sentences)), filler)
     return " ".join(sentences)
 
@@ -143,11 +181,9 @@ def context_question(wordings: QaWordings, rng: Random, words: Words) -> Example
     count = rng.choice((1, 1, 2, 2, 3, 3, 4, 5))
     facts = [(fact, fact.draw(rng, words)) for fact in pick_facts(wordings.facts, count, rng)]
     names = subject_of(facts[0][0].domain, rng, words)
-    context = state(facts, names, wordings.fillers, rng)
+    context = state(facts, names, wordings, rng, words)
     fact, value = rng.choice(facts)
-    question = starting_large(
-        one_of(fact.questions, rng, subject=names[0] if rng.random() < 0.5 else names[1])
-    )
+    question = _asked(wordings, fact, names[0] if rng.random() < 0.5 else names[1], rng, words)
     answer = say(fact.answer, rng, value=value)
     if bare := rng.random() < 0.2:
         answer = str(value)
@@ -160,12 +196,9 @@ def follow_up(wordings: QaWordings, rng: Random, words: Words) -> Example:
     count = rng.choice((2, 2, 3))
     facts = [(fact, fact.draw(rng, words)) for fact in pick_facts(wordings.facts, count, rng)]
     names = subject_of(facts[0][0].domain, rng, words)
-    context = state(facts, names, wordings.fillers, rng)
+    context = state(facts, names, wordings, rng, words)
     (first, first_value), (second, second_value) = rng.sample(facts, 2)
-    questions = [
-        starting_large(one_of(fact.questions, rng, subject=rng.choice(names)))
-        for fact in (first, second)
-    ]
+    questions = [_asked(wordings, fact, rng.choice(names), rng, words) for fact in (first, second)]
     messages = (
         *_laid_out(wordings, context, questions[0], False, rng),
         Message.assistant(say(first.answer, rng, value=first_value)),
@@ -173,6 +206,13 @@ def follow_up(wordings: QaWordings, rng: Random, words: Words) -> Example:
     )
     answer = say(second.answer, rng, value=second_value)
     return Example("context_qa", messages, answer, values=len(facts))
+
+
+def _asked(wordings: QaWordings, fact: Fact, subject: str, rng: Random, words: Words) -> str:
+    template = disturbed(rng.choice(fact.questions), rng, words)
+    question = starting_large(say(template, rng, subject=subject))
+    frame = rng.choice(wordings.question_frames)
+    return say(frame, rng, question=question, small=starting_small(question))
 
 
 def _laid_out(

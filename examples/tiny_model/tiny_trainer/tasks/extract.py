@@ -8,8 +8,7 @@ from math import perm
 from random import Random
 
 from dgemma_backend.messages import Message
-
-from tiny_trainer.examples import Example, a_listing, one_of, say, with_system
+from tiny_trainer.examples import Example, a_listing, disturbed, one_of, say, with_system
 from tiny_trainer.words import COLORS, DAYS, Words
 
 
@@ -24,7 +23,18 @@ class ExtractWordings:
 
 
 FIELDS = (
-    "name", "age", "city", "job", "color", "item", "count", "price", "day", "date", "time", "code",
+    "name",
+    "age",
+    "city",
+    "job",
+    "color",
+    "item",
+    "count",
+    "price",
+    "day",
+    "date",
+    "time",
+    "code",
     "year",
 )
 
@@ -107,9 +117,12 @@ def draw_record(rng: Random, words: Words) -> dict[str, str | int]:
 def extraction(wordings: ExtractWordings, rng: Random, words: Words) -> Example:
     """A text about a record, some of its fields asked for, their JSON in the order asked."""
     record = draw_record(rng, words)
-    text = one_of(wordings.texts, rng, **{key: "{" + key + "}" for key in record})
+    text = disturbed(rng.choice(wordings.texts), rng, words)
+    text = say(text, rng, **{key: "{" + key + "}" for key in record})
     present = [key for key in record if "{" + key + "}" in text]
-    asked = rng.sample(present, rng.choice((1, 2, 2, 2, 3, 3)) if len(present) > 2 else len(present))
+    asked = rng.sample(
+        present, rng.choice((1, 2, 2, 2, 3, 3)) if len(present) > 2 else len(present)
+    )
     text = say(text, rng, **record)
     answer = json.dumps({key: record[key] for key in asked}, ensure_ascii=False)
     fields = a_listing(asked, rng)
@@ -117,7 +130,8 @@ def extraction(wordings: ExtractWordings, rng: Random, words: Words) -> Example:
         system = one_of(wordings.systems, rng, fields=fields)
         messages: tuple[Message, ...] = (Message.system(system), Message.user(text))
     else:
-        request = one_of(wordings.instructions, rng, fields=fields, text=text)
+        template = disturbed(rng.choice(wordings.instructions), rng, words)
+        request = say(template, rng, fields=fields, text=text)
         messages = with_system(rng, [Message.user(request)], 0.25)
     return Example("extract", messages, answer, values=perm(len(present), len(asked)))
 

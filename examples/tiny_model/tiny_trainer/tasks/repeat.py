@@ -1,4 +1,4 @@
-"""Saying back what the user wrote, and counting: answers that run over several canvases."""
+"""Saying back what the user wrote; long texts run over several canvases."""
 
 from __future__ import annotations
 
@@ -6,26 +6,20 @@ from collections.abc import Sequence
 from random import Random
 
 from dgemma_backend.messages import Message
-
-from tiny_trainer.examples import Example, one_of, say, with_system
+from tiny_trainer.examples import Example, disturbed, say, with_system
 from tiny_trainer.words import Words
 
 _UNUSUAL = "äöüßéèàçñøåčšžłαβγδжяшю你好日本€£½→✓☀😀🎉#@&%*/\\<>=+~^|{}"
 REPEAT_REQUESTS = (
     "[Repeat|Say|Write|Please repeat|Copy|Echo][ after me| this| exactly| exactly this|]: {text}",
     '[Repeat|Say|Write|Please say|Copy][ the words| the text| this|] "{text}"[ please|].',
-    "[Repeat|Copy|Say] [the next line|the following|the following text|the line below][.|:]\n{text}",
+    "[Repeat|Copy|Say] [the next line|the following|the following text|the line below][.|:]\n"
+    "{text}",
     "[Can you|Could you|Please|Will you] [repeat|say|write][ this|][:|] {text}",
     '[What I say is|My words are|The text is] "{text}" [Repeat it.|Say it.|Now repeat.]',
     '"{text}"\n[Repeat|Say|Copy] [that|this|it][ please|].',
 )
 REPEAT_SYSTEM = "[Repeat|Say back|Echo|Write back] [what|everything] the user [says|writes]."
-COUNT_REQUESTS = (
-    "[Count|Please count|Can you count] from {low} to {high}[.| please.|?]",
-    "[Write|List|Give me|Say] the numbers from {low} to {high}[.| please.]",
-    "[I need|Count for me] all numbers from {low} to {high}.",
-    "[Start|Begin] at {low} and count [up |]to {high}.",
-)
 
 
 def words_to_repeat(rng: Random, words: Words) -> str:
@@ -46,31 +40,17 @@ def words_to_repeat(rng: Random, words: Words) -> str:
     return words.phrase(rng, 10, 18)
 
 
-def repetition(
-    requests: Sequence[str], system: str | None, rng: Random, words: Words
-) -> Example:
+def repetition(requests: Sequence[str], system: str | None, rng: Random, words: Words) -> Example:
     """The text to repeat is the answer."""
     text = words_to_repeat(rng, words)
     if system is not None and rng.random() < 0.06:
         messages: tuple[Message, ...] = (Message.system(say(system, rng)), Message.user(text))
     else:
-        messages = with_system(rng, [Message.user(one_of(requests, rng, text=text))], 0.25)
+        template = disturbed(rng.choice(requests), rng, words)
+        messages = with_system(rng, [Message.user(say(template, rng, text=text))], 0.25)
     return Example("repeat", messages, text)
-
-
-def counting(requests: Sequence[str], rng: Random, words: Words) -> Example:
-    """Two to twenty numbers in order; from about eleven on they need a second canvas."""
-    low = words.integer(rng, 0, 60)
-    high = low + rng.randint(1, 19)
-    messages = with_system(rng, [Message.user(one_of(requests, rng, low=low, high=high))], 0.25)
-    return Example("count", messages, ", ".join(map(str, range(low, high + 1))))
 
 
 def training_repetition(rng: Random, words: Words) -> Example:
     """`repetition` in the wordings of the training data."""
     return repetition(REPEAT_REQUESTS, REPEAT_SYSTEM, rng, words)
-
-
-def training_counting(rng: Random, words: Words) -> Example:
-    """`counting` in the wordings of the training data."""
-    return counting(COUNT_REQUESTS, rng, words)

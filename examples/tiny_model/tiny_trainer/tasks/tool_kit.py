@@ -8,7 +8,6 @@ from random import Random
 from typing import Any
 
 from dgemma_backend.messages import Tool
-
 from tiny_trainer.words import CURRENCIES, DAYS, LANGUAGES, ROOMS, Words
 
 Draw = Callable[[Random, Words], Any]
@@ -45,9 +44,7 @@ class KnownTool:
         return {argument.name: argument.draw(rng, words) for argument in self.arguments}
 
 
-def declare(
-    rng: Random, name: str, description: str, arguments: tuple[Argument, ...]
-) -> Tool:
+def declare(rng: Random, name: str, description: str, arguments: tuple[Argument, ...]) -> Tool:
     """A declaration with a JSON schema; argument descriptions in a third of the cases."""
     described = rng.random() < 0.33
     properties: dict[str, Any] = {}
@@ -81,7 +78,8 @@ _NOTE: Draw = lambda rng, words: words.phrase(rng, 2, 4)  # noqa: E731
 
 KNOWN_TOOLS: tuple[KnownTool, ...] = (
     KnownTool(
-        "find_book", "Find a book in the library.",
+        "find_book",
+        "Find a book in the library.",
         (Argument("title", _TITLE, "Title of the book"),),
         (
             "[Find|Look up|Search for|Get me|Look for] the book {title}[ please| in the library|].",
@@ -89,10 +87,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             "[I am looking for|I want to read|I need|I would like] the book {title}.",
             "[Where is|On which shelf is|Where do I find] the book {title}?",
         ),
-        _between(1, 400), "It is on shelf {result}.",
+        _between(1, 400),
+        "It is on shelf {result}.",
     ),
     KnownTool(
-        "send_note", "Send a note to a person.",
+        "send_note",
+        "Send a note to a person.",
         (Argument("text", _NOTE, "What to say"), Argument("to", _GIVEN, "Who gets it")),
         (
             '[Send|Write|Give] {to} [a|this] note[ that says|:| saying] "{text}"',
@@ -101,10 +101,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             '[A note|This note|A message] for {to}: "{text}"',
             '[Send|Write] "{text}" to {to}[ please| now|].',
         ),
-        _CODE, "The note was sent with number {result}.",
+        _CODE,
+        "The note was sent with number {result}.",
     ),
     KnownTool(
-        "book_table", "Book a table in a restaurant.",
+        "book_table",
+        "Book a table in a restaurant.",
         (
             Argument("guests", _between(2, 40), "How many people", "integer"),
             Argument("name", _PERSON, "Name of the guest"),
@@ -117,10 +119,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             "{guests}[ people| guests|].",
             "{name} [needs|wants|would like] a table for {guests}[ people| guests|].",
         ),
-        _between(2, 90), "Your table is number {result}.",
+        _between(2, 90),
+        "Your table is number {result}.",
     ),
     KnownTool(
-        "convert_money", "Convert euros to another currency.",
+        "convert_money",
+        "Convert euros to another currency.",
         (
             Argument("amount", _between(2, 9000), "Amount in euros", "integer"),
             Argument("currency", _among(CURRENCIES[1:]), "Target currency"),
@@ -131,10 +135,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             "[I have|There are] {amount} euros, how [much|many] is that in {currency}?",
             "[I want to|I need to|Can you|Please] [change|convert] {amount} euros to {currency}.",
         ),
-        _between(2, 9000), "That is {result} {currency}.",
+        _between(2, 9000),
+        "That is {result} {currency}.",
     ),
     KnownTool(
-        "set_alarm", "Set an alarm clock.",
+        "set_alarm",
+        "Set an alarm clock.",
         (Argument("time", _TIME, "When to ring"),),
         (
             "[Wake me|Wake me up|Please wake me|Get me up] at {time}[ please| tomorrow|].",
@@ -142,10 +148,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             "[I have to get up|I need to wake up|I must be up] at {time}.",
             "[Can you|Could you|Will you] wake me[ up|] at {time}?",
         ),
-        _between(2, 90), "Alarm {result} is set for {time}.",
+        _between(2, 90),
+        "Alarm {result} is set for {time}.",
     ),
     KnownTool(
-        "play_song", "Play a song.",
+        "play_song",
+        "Play a song.",
         (
             Argument("artist", _PERSON, "Who sings it"),
             Argument("song", _TITLE, "Name of the song"),
@@ -156,10 +164,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             "[Can you|Could you] play [the song |]{song} by {artist}?",
             "[I want|I would like] to [hear|listen to] {artist} with {song}.",
         ),
-        _between(2, 9), "The song is playing for {result} minutes.",
+        _between(2, 9),
+        "The song is playing for {result} minutes.",
     ),
     KnownTool(
-        "track_parcel", "Track a parcel by its code.",
+        "track_parcel",
+        "Track a parcel by its code.",
         (Argument("code", _CODE, "Code of the parcel"),),
         (
             "[Where is|Track|Find|Check|Follow] [my |the |]parcel {code}[ please|].",
@@ -167,10 +177,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             "[My parcel is|The parcel has the code|The code of my parcel is] {code}, where is it?",
             "[I am waiting for|I wait for|What about|Any news on] parcel {code}[.|?]",
         ),
-        _CITY, "The parcel is in {result}.",
+        _CITY,
+        "The parcel is in {result}.",
     ),
     KnownTool(
-        "next_train", "Find the next train between two cities.",
+        "next_train",
+        "Find the next train between two cities.",
         (
             Argument("end", _CITY, "Where the trip ends"),
             Argument("start", _CITY, "Where the trip starts"),
@@ -181,10 +193,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             "[I need|Find|Get me|Is there] a train to {end} from {start}[.|?]",
             "[How do I get|Can I go] from {start} to {end}[ by train|]?",
         ),
-        _TIME, "The next train leaves at {result}.",
+        _TIME,
+        "The next train leaves at {result}.",
     ),
     KnownTool(
-        "add_event", "Put an event into the calendar.",
+        "add_event",
+        "Put an event into the calendar.",
         (
             Argument("day", _among(DAYS), "Day of the week"),
             Argument("title", _TITLE, "Name of the event"),
@@ -195,10 +209,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             "[I have|There is|We have] {title} on {day}[, please add it|, write it down|].",
             "[On|Next] {day} [I have|there is|we have] {title}[, please add it|].",
         ),
-        _between(1, 60), "You have {result} events on {day}.",
+        _between(1, 60),
+        "You have {result} events on {day}.",
     ),
     KnownTool(
-        "find_phone", "Find the phone number of a person.",
+        "find_phone",
+        "Find the phone number of a person.",
         (Argument("name", _PERSON, "Who to look for"),),
         (
             "[What is|Find|Look up|Get me] the [phone |]number of {name}[?|.| please.]",
@@ -206,10 +222,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             "[How do I|How can I|I want to] [call|reach|phone] {name}[?|.]",
             "[Do you have|Do you know] the [phone |]number of {name}?",
         ),
-        _between(10000, 99999), "The number is {result}.",
+        _between(10000, 99999),
+        "The number is {result}.",
     ),
     KnownTool(
-        "switch_light", "Switch the light of a room on.",
+        "switch_light",
+        "Switch the light of a room on.",
         (Argument("room", _among(ROOMS), "Which room"),),
         (
             "[Switch|Turn|Put] on the light in the {room}[ please|].",
@@ -217,10 +235,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             "[It is dark in|I need light in|I want light in|Light in] the {room}[.| please.]",
             "[Can you|Could you] [switch|turn] on the {room} light?",
         ),
-        _between(2, 90), "The {room} light is on at {result} percent.",
+        _between(2, 90),
+        "The {room} light is on at {result} percent.",
     ),
     KnownTool(
-        "count_stock", "Count how many of an item are in stock.",
+        "count_stock",
+        "Count how many of an item are in stock.",
         (Argument("item", lambda rng, words: words.thing(rng), "Name of the item"),),
         (
             '[How many of|How many] "{item}" [are in stock|do we have|are left]?',
@@ -228,10 +248,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             '[Is|Do we have] "{item}" [in stock|left]?',
             '[I need|What is] the stock of "{item}"[.|?]',
         ),
-        _between(2, 900), "There are {result} in stock.",
+        _between(2, 900),
+        "There are {result} in stock.",
     ),
     KnownTool(
-        "translate_word", "Translate a word.",
+        "translate_word",
+        "Translate a word.",
         (
             Argument("language", _among(LANGUAGES), "Target language"),
             Argument("word", lambda rng, words: words.thing(rng), "The word"),
@@ -242,10 +264,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             '[I need|Give me|Tell me] the {language} word for "{word}".',
             '[How would|How do] I say "{word}" in {language}?',
         ),
-        lambda rng, words: words.phrase(rng, 1, 1), 'The {language} word is "{result}".',
+        lambda rng, words: words.phrase(rng, 1, 1),
+        'The {language} word is "{result}".',
     ),
     KnownTool(
-        "city_clock", "Tell the time in a city.",
+        "city_clock",
+        "Tell the time in a city.",
         (Argument("city", _CITY, "Name of the city"),),
         (
             "[What time is it|What is the time|How late is it] in {city}[ now|]?",
@@ -253,10 +277,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             "[What does the clock say|Is it late] in {city}?",
             "[Do you know|Can you tell me] [the time|what time it is] in {city}?",
         ),
-        _TIME, "In {city} it is {result}.",
+        _TIME,
+        "In {city} it is {result}.",
     ),
     KnownTool(
-        "read_forecast", "Read the forecast for a city and a day.",
+        "read_forecast",
+        "Read the forecast for a city and a day.",
         (
             Argument("city", _CITY, "Name of the city"),
             Argument("day", _among(DAYS), "Day of the week"),
@@ -267,10 +293,12 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             "[What will {day} be like|How will {day} be] in {city}?",
             "[I am in|I will be in|We go to] {city} on {day}, how warm [will it be|is it]?",
         ),
-        _between(2, 38), "It will be {result} degrees in {city}.",
+        _between(2, 38),
+        "It will be {result} degrees in {city}.",
     ),
     KnownTool(
-        "order_item", "Order an item from the shop.",
+        "order_item",
+        "Order an item from the shop.",
         (
             Argument("count", _between(2, 200), "How many", "integer"),
             Argument("item", lambda rng, words: words.thing(rng), "Name of the item"),
@@ -281,6 +309,7 @@ KNOWN_TOOLS: tuple[KnownTool, ...] = (
             '[Can you|Could you|Please] [order|buy] "{item}", {count} of them.',
             '[Order|Buy|Get] "{item}"[ from the shop|], {count} [of them|pieces].',
         ),
-        _CODE, "Your order has the number {result}.",
+        _CODE,
+        "Your order has the number {result}.",
     ),
 )

@@ -8,11 +8,17 @@ from math import factorial
 from random import Random
 
 from dgemma_backend.messages import Message, Tool, ToolCall
-
-from tiny_trainer.examples import Example, one_of, say, starting_large, starting_small, with_system
+from tiny_trainer.examples import (
+    Example,
+    disturbed,
+    one_of,
+    say,
+    starting_large,
+    starting_small,
+    with_system,
+)
 from tiny_trainer.tasks.tool_kit import KNOWN_TOOLS, Argument, declare
 from tiny_trainer.words import Words, spell
-
 
 
 @dataclass(frozen=True)
@@ -36,18 +42,18 @@ TRAINING_WORDINGS = ToolWordings(
         "[I need|I want|Can you make] a call of {tool} with {arguments}.",
     ),
     verbs=tuple(
-        "get make open start check read list show move load save build update create remove fetch"
-        .split()
+        "get make open start check read list show move load save build update create remove "
+        "fetch".split()
     ),
     nouns=tuple(
-        "user file page order room report task record account project server job image price route"
-        .split()
+        "user file page order room report task record account project server job image price "
+        "route".split()
     ),
     argument_names=tuple(
         "id name key value label owner group level size target source code".split()
     ),
 )
-NAMED_SHARE = 0.3
+NAMED_SHARE = 0.35
 NAMED_ANSWER = "The result is {result}."
 _SMALL_AFTER_GREETING = frozenset(
     "Find Look Search Get Do Can Where On Send Write Give Tell Please Let A This Book Reserve We "
@@ -58,8 +64,10 @@ POLITE = ("{request}", "{request}", "{request}", "[Hi|Hey], {small}", "Please he
 WITHOUT_TOOL = (
     ("[Thanks|Thank you|Thank you very much|Many thanks][!|.|]", "You are welcome."),
     ("[Hi there|Hey there|Good morning|Good evening][!|.|]", "Hi! What can I do for you?"),
-    ("[What can you do|What can you help with|How can you help me]?",
-     "I can call tools, read a short text and chat a little."),
+    (
+        "[What can you do|What can you help with|How can you help me]?",
+        "I can call tools, read a short text and chat a little.",
+    ),
 )
 
 
@@ -84,7 +92,10 @@ def tool_call(
     tools = _among_others(wordings, rng, use.tool, two_tools)
     orders = factorial(len(use.call.arguments))
     return Example(
-        "tool_call", messages, (use.call,), tools=tools,
+        "tool_call",
+        messages,
+        (use.call,),
+        tools=tools,
         candidates=len(tools) * (2 if use.tool.name == "next_train" else 1),
         values=len(tools) * orders,
     )
@@ -99,8 +110,11 @@ def tool_response(wordings: ToolWordings, rng: Random, words: Words, named: bool
         Message.tool(use.result, tool_call_id=use.call.id, name=use.call.name),
     ]
     return Example(
-        "tool_response", with_system(rng, messages, 0.25), use.answer,
-        tools=_among_others(wordings, rng, use.tool, 0.15), values=1 + len(use.call.arguments),
+        "tool_response",
+        with_system(rng, messages, 0.25),
+        use.answer,
+        tools=_among_others(wordings, rng, use.tool, 0.15),
+        values=1 + len(use.call.arguments),
     )
 
 
@@ -120,7 +134,8 @@ def _draw_use(wordings: ToolWordings, rng: Random, words: Words, named: bool) ->
         return _use_of_made_up_tool(wordings, rng, words)
     known = rng.choice(KNOWN_TOOLS)
     arguments = known.draw_arguments(rng, words)
-    request = one_of(wordings.known[known.name], rng, **arguments)
+    template = disturbed(rng.choice(wordings.known[known.name]), rng, words)
+    request = say(template, rng, **arguments)
     request = one_of(POLITE, rng, request=request, small=_mid_sentence(request))
     result = str(known.result(rng, words))
     answer = say(known.answer, rng, result=result, **arguments)
@@ -139,7 +154,8 @@ def _use_of_made_up_tool(wordings: ToolWordings, rng: Random, words: Words) -> _
     arguments = made_up_arguments(wordings, rng)
     values = {argument.name: argument.draw(rng, words) for argument in arguments}
     shown = [f"{key} {written(value)}" for key, value in values.items()]
-    request = one_of(wordings.named, rng, tool=name, arguments=" and ".join(shown))
+    template = disturbed(rng.choice(wordings.named), rng, words)
+    request = say(template, rng, tool=name, arguments=" and ".join(shown))
     tool = declare(rng, name, made_up_description(rng, name), arguments)
     draw = rng.choice((words.person, words.city, words.code, lambda r: words.integer(r, 2, 9000)))
     result = str(draw(rng))
@@ -204,9 +220,7 @@ def any_tool(wordings: ToolWordings, rng: Random) -> Tool:
     """Some tool, known or made up."""
     if rng.random() < NAMED_SHARE:
         name = made_up_tool(wordings, rng)
-        return declare(
-            rng, name, made_up_description(rng, name), made_up_arguments(wordings, rng)
-        )
+        return declare(rng, name, made_up_description(rng, name), made_up_arguments(wordings, rng))
     return rng.choice(KNOWN_TOOLS).declared(rng)
 
 
