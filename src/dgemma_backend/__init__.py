@@ -3,7 +3,7 @@
     from dgemma_backend import open_engine
 
     with open_engine("tiny") as engine:
-        print(engine.generate("Hello!").text)
+        print(engine.generate("Who are you?").text)
 
 Every public name is imported when it is first used, so importing this package loads neither
 torch nor a framework.

@@ -1,7 +1,7 @@
 """Draws a canvas while it settles: live in a terminal, a line per step anywhere else.
 
 with CanvasView() as view:
-    for event in engine.stream("Hello!", drafts=True):
+    for event in engine.stream("Who are you?", drafts=True):
         view.show(event)
 """
 

@@ -138,7 +138,7 @@ def _tiny() -> Iterator[Finding]:
     try:
         engine = open_engine("tiny")
         opened = time.perf_counter()
-        reply = engine.generate("Hello!", settings={"seed": 0, "max_tokens": 16})
+        reply = engine.generate("Who are you?", settings={"seed": 0, "max_tokens": 32})
     except DgemmaError as error:
         yield Finding("model tiny", "problem", str(error), "install dgemma-backend anew")
         return
