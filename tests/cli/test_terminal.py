@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -68,6 +69,7 @@ def _own_terminal() -> None:
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that ^C becomes a signal
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it
 
 
 @pytest.mark.slow
