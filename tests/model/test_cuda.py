@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from dgemma_backend import open_engine
 from dgemma_backend.diffusion import CanvasNoise
 
