@@ -74,3 +74,9 @@ def test_our_providers_ask_for_what_their_extra_installs() -> None:
     for record in Plugins.load(installed=False, env={}).records("provider"):
         assert isinstance(record, ProviderRecord)
         assert list(record.requires) == project["optional-dependencies"][record.extra]
+
+
+def test_langchain_is_built_by_its_name() -> None:
+    model = dgemma_backend.provider("langchain", model="tiny", temperature=0)
+    assert type(model).__name__ == "ChatDiffusionGemma"
+    assert (model.model, model.temperature) == ("tiny", 0)
