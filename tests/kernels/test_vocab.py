@@ -1,9 +1,13 @@
 """The one pass over the vocabulary says what the plain formulas in float64 say."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgemma_kernels.vocab import (
     invert_cdf,
@@ -103,3 +107,32 @@ def test_the_softcap_works_in_place_without_gradients_and_out_of_place_with() ->
     softcap_reference(wanted * 1, 30.0).sum().backward()
     assert wanted.grad is not None
     assert (wanted.grad > 0.99).all()
+
+
+class LargestResult(TorchDispatchMode):
+    """Remembers the elements of the largest fresh tensor any operation returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {each.untyped_storage().data_ptr() for each in args if isinstance(each, Tensor)}
+        for each in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(each, Tensor) and each.untyped_storage().data_ptr() not in given:
+                self.elements = max(self.elements, each.numel())
+        return out
+
+
+def test_no_second_tensor_as_large_as_the_logits_is_ever_made() -> None:
+    rows, vocabulary = 64, 40_000
+    logits, table = random_logits(rows, vocabulary, seed=0), random_logits(vocabulary, 4, seed=1)
+    temperature, uniform = torch.full((rows,), 0.7), torch.full((rows,), 0.5, dtype=torch.float64)
+    with LargestResult() as seen:
+        softcap_reference(logits, 30.0)
+        found = vocabulary_statistics_reference(logits, temperature, uniform)
+        soft_embedding_reference(logits, temperature, found.log_total, table)
+    assert 0 < seen.elements < rows * vocabulary / 4
