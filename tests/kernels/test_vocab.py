@@ -113,7 +113,7 @@ class LargestResult(TorchDispatchMode):
     """Remembers the elements of the largest fresh tensor any operation returned."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.elements = 0
 
     def __torch_dispatch__(
