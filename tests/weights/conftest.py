@@ -80,7 +80,7 @@ def write(
 
 @pytest.fixture
 def checkpoint(tmp_path: Path, write: Callable[..., Path]) -> Path:
-    """The small model's folder, in two shards, without a manifest."""
+    """The small model's folder, in three shards, without a manifest."""
     return write(tmp_path / "checkpoint", max_shard_bytes=120_000)
 
 
@@ -103,12 +103,13 @@ def wide_checkpoint(
     facts = toy_facts(vocab_size=30_000, hidden_size=256, num_experts=32, moe_intermediate_size=128)
     del facts["vision_config"]
     model = random_model(facts)
+    folder = tmp_path / "wide"
     save(
         model,
-        tmp_path,
+        folder,
         config=model.config,
         decoding=DECODING,
         dtype=torch.float32,
         max_shard_bytes=10**7,
     )
-    return tmp_path
+    return folder

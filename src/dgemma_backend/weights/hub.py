@@ -16,9 +16,9 @@ from dgemma_backend.weights.layout import expected_tensors
 from dgemma_backend.weights.shards import read_shards, shard_names
 
 #: Files that are fetched: no code, no pickle, no other framework's weights, no subfolder.
-WANTED = re.compile(
-    r"[A-Za-z0-9._-]+\.(safetensors|json|jinja|model)|SHA256SUMS|README\.md|LICENSE"
-)
+WANTED = re.compile(r"[A-Za-z0-9._-]+\.(safetensors|json)|tokenizer\.model|SHA256SUMS")
+#: Files under way at a time. When the process is killed these are lost; 5 GB each, as published.
+FILES_AT_ONCE = 2
 NEEDED = ("config.json", "generation_config.json", "tokenizer.json")
 
 
@@ -87,7 +87,9 @@ def download(
             config = Path(hub.hf_hub_download(**commit, filename="config.json"))
             ModelConfig.from_folder(config.parent)
             wanted = [name for name in names if WANTED.fullmatch(name)]
-            folder = Path(hub.snapshot_download(**commit, allow_patterns=wanted))
+            folder = Path(
+                hub.snapshot_download(**commit, allow_patterns=wanted, max_workers=FILES_AT_ONCE)
+            )
     expected = expected_tensors(ModelConfig.from_folder(folder))
     check_tensors(folder, expected, read_shards(folder))
     return Pulled(folder, info.sha if destination is not None else folder.name)
@@ -141,8 +143,7 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
 def _not_here(repository: str, why: str) -> ModelNotFoundError:
     return ModelNotFoundError(
         f"{repository} is not, or not completely, on this machine, and {why}. With a network, "
-        f"`dgemma pull {repository}` fetches it, and goes on where it stopped; or give the "
-        f"folder of a copy."
+        f"`dgemma pull {repository}` fetches what is missing; or give the folder of a copy."
     )
 
 

@@ -84,7 +84,7 @@ def read_shards(folder: Path) -> list[Shard]:
         raise CheckpointError(
             f"{folder} lacks {len(missing)} of its {len(names)} weight files, {missing[0]} among "
             f"them: {', '.join(missing[:20])}. The download may be unfinished; `dgemma pull` "
-            f"takes it up where it stopped."
+            f"fetches what is missing."
         )
     shards = [read_header(folder, name) for name in names]
     if placed is not None:

@@ -79,8 +79,8 @@ def pull(
     """Fetch `revision` of a hub id, its newest by default; what is there already stays.
 
     Only config, tokenizer and safetensors files are fetched, into the Hugging Face cache or into
-    the folder `destination`. A download that was interrupted goes on where it stopped. Raises as
-    `resolve` does.
+    the folder `destination`. A lost connection is taken up where it was lost; after a kill, the
+    files that were complete are kept. Raises as `resolve` does.
     """
     if model == TINY:
         raise CheckpointError(f"{TINY!r} comes with this package: there is nothing to pull")
