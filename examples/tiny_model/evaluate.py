@@ -11,7 +11,6 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
 from tiny_trainer.evaluation.card import write_results
 from tiny_trainer.evaluation.measure import measure_all
 
@@ -23,10 +22,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--card", type=Path, help="model card whose tables to rewrite")
     parser.add_argument("--cases", type=int, default=300, help="per row")
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", default="evaluation/1")
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    results = measure_all(chosen.model, chosen.cases, chosen.seed)
+    results = measure_all(chosen.model, chosen.cases, chosen.seed, chosen.processes)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     chosen.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     if chosen.card:

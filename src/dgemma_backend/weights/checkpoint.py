@@ -62,6 +62,9 @@ def load_into(
     check_tensors(folder, expected, shards)
     _check_model(model, expected, folder)
     sums = read_manifest(folder) if verify else None
+    digests = [
+        expected_digest(shard.path, shard.name, sums) if verify else None for shard in shards
+    ]
     _verify_other_files(folder, sums, shards)
     loading = _Loading(expected, dtype, torch.device(device))
     total = sum(each.stop - each.start for shard in shards for each in shard.tensors.values())
@@ -73,8 +76,7 @@ def load_into(
         if progress is not None:
             progress(done, total)
 
-    for shard in shards:
-        wanted = expected_digest(shard.path, shard.name, sums) if verify else None
+    for shard, wanted in zip(shards, digests, strict=True):
         found = read_tensors(shard, loading.target, hashed=wanted is not None, tell=tell)
         compare_digest(shard.path, wanted, found)
     loading.check_encoder_copies(folder)

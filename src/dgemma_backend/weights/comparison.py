@@ -10,11 +10,13 @@ from dgemma_backend.errors import CheckpointError
 from dgemma_backend.weights.layout import DECODER, Expected, Shape
 from dgemma_backend.weights.shards import FLOATS, Shard
 
+#: How tensors end that only quantised variants have. (Our own router has a `per_expert_scale`.)
 _QUANTIZED_ENDS = (
-    "_scale",
-    "_scale_2",
+    ".weight_scale",
+    ".weight_scale_2",
+    ".weight_scale_inv",
+    ".input_scale",
     "_packed",
-    "_shape",
     ".scales",
     ".biases",
     ".qweight",
