@@ -1,21 +1,37 @@
 """Which implementation serves each operation: decided once, then a plain table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
-from dgemma_kernels.attention import AttentionRow, attention_reference
-from dgemma_kernels.experts import choose_experts_reference, experts_reference
+from dgemma_kernels.attention import attention_reference
+from dgemma_kernels.attention_rows import AttentionRows
+from dgemma_kernels.experts import experts_reference
 from dgemma_kernels.geglu import geglu_reference
-from dgemma_kernels.norm import rms_norm_reference
-from dgemma_kernels.rope import rotate_reference
-from dgemma_kernels.vocab import (
-    VocabularyStatistics,
-    soft_embedding_reference,
-    softcap_reference,
-    vocabulary_statistics_reference,
+from dgemma_kernels.heads import heads_reference
+from dgemma_kernels.linear import linear_reference
+from dgemma_kernels.norm import (
+    layer_tail_reference,
+    post_attention_reference,
+    rms_norm_reference,
 )
+from dgemma_kernels.quantized import Matrix
+from dgemma_kernels.routing import Routing, route_reference
+from dgemma_kernels.vocab import Draws, VocabularyPass
+from dgemma_kernels.vocab_pass import vocabulary_pass
+
+Three = tuple[Tensor, Tensor, Tensor]
+
+
+class VocabularyOperation(Protocol):
+    """See `vocab_pass.vocabulary_pass`."""
+
+    def __call__(
+        self, hidden: Tensor, table: Tensor, cap: float, draws: Draws, *, guess: bool
+    ) -> VocabularyPass:
+        """One look at every logit of every row."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +40,15 @@ class Kernels:
 
     name: str
     rms_norm: Callable[[Tensor, Tensor | None, float], Tensor]
-    rotate: Callable[[Tensor, Tensor, Tensor], Tensor]
+    post_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], Three]
+    layer_tail: Callable[..., tuple[Tensor, Tensor]]
+    heads: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor, float], Three]
+    attention: Callable[[Tensor, Tensor, Tensor, AttentionRows, bool, int | None], Tensor]
     geglu: Callable[[Tensor], Tensor]
-    attention: Callable[[Tensor, Tensor, Tensor, Sequence[AttentionRow], bool, int | None], Tensor]
-    choose_experts: Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]
-    experts: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-    softcap: Callable[[Tensor, float], Tensor]
-    vocabulary_statistics: Callable[[Tensor, Tensor, Tensor], VocabularyStatistics]
-    soft_embedding: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    linear: Callable[[Tensor, Matrix], Tensor]
+    route: Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Routing]
+    experts: Callable[[Tensor, Tensor, Tensor, Matrix, Matrix], Tensor]
+    vocabulary: VocabularyOperation
 
 
 def reference_kernels() -> Kernels:
@@ -39,12 +56,13 @@ def reference_kernels() -> Kernels:
     return Kernels(
         name="reference",
         rms_norm=rms_norm_reference,
-        rotate=rotate_reference,
-        geglu=geglu_reference,
+        post_attention=post_attention_reference,
+        layer_tail=layer_tail_reference,
+        heads=heads_reference,
         attention=attention_reference,
-        choose_experts=choose_experts_reference,
+        geglu=geglu_reference,
+        linear=linear_reference,
+        route=route_reference,
         experts=experts_reference,
-        softcap=softcap_reference,
-        vocabulary_statistics=vocabulary_statistics_reference,
-        soft_embedding=soft_embedding_reference,
+        vocabulary=vocabulary_pass,
     )

@@ -12,6 +12,19 @@ from torch import Tensor
 _CHUNK_ELEMENTS = 1 << 19  # a chunk of rows and its temporaries stay in the processor's cache
 _SOFT_COLUMNS = 4096
 _BLOCK = 1024  # columns summed together by the first level of the inverse-CDF search
+_SMALLEST_SHARE = 1e-30
+
+
+class Draws(NamedTuple):
+    """How the next token of each row is drawn, each `(N,)`.
+
+    Proposals come from softmax(logits / (temperature * proposal)): the schedule's own
+    distribution where `proposal` is 1, the argmax where it is 0.
+    """
+
+    temperature: Tensor  # float32
+    proposal: Tensor  # float32
+    uniform: Tensor  # float64 in (0, 1)
 
 
 class VocabularyStatistics(NamedTuple):
@@ -22,6 +35,24 @@ class VocabularyStatistics(NamedTuple):
     entropy: Tensor  # nats
     log_total: Tensor  # log of the sum of exp(logits / temperature)
     finite: Tensor  # bool: no NaN or infinity in the row
+
+
+class VocabularyPass(NamedTuple):
+    """The statistics of `VocabularyStatistics`, and what the next step is told."""
+
+    argmax: Tensor  # (N,) ids; of equal logits the lowest
+    sample: Tensor  # (N,) ids; never one without probability
+    entropy: Tensor  # (N,) nats of softmax(logits / temperature)
+    log_total: Tensor  # (N,) log of the sum of exp(logits / temperature)
+    finite: Tensor  # (N,) bool: no NaN or infinity among the logits before the softcap
+    guess: Tensor | None  # (N, D) the expected embedding, in the table's dtype
+
+
+class ClassMaxima(NamedTuple):
+    """Per row and class of tokens, each `(N, C)`; an empty class has -inf and -1."""
+
+    logit: Tensor  # float32
+    token: Tensor  # ids; of equal logits the lowest
 
 
 def softcap_reference(logits: Tensor, cap: float) -> Tensor:
@@ -71,17 +102,31 @@ def invert_cdf(weight: Tensor, uniform: Tensor) -> Tensor:
     rows, vocabulary = weight.shape
     padded = -vocabulary % _BLOCK
     blocks = torch.nn.functional.pad(weight, (0, padded)).view(rows, -1, _BLOCK)
-    ends = blocks.sum(dim=-1).double().cumsum(dim=-1)
+    block, share = choose_block(blocks.sum(dim=-1), uniform)
+    inside = blocks[torch.arange(rows, device=weight.device), block]
+    return (block * _BLOCK + choose_column(inside, share)).clamp_(max=vocabulary - 1)
+
+
+def choose_block(sums: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Block sums `(N, B)`, `uniform (N,)` in (0, 1) -> the block `(N,)` that holds that quantile.
+
+    Beside it, float64 `(N,)`, the share of the block's own sum that lies before the quantile.
+    """
+    sums = sums.double()
+    ends = sums.cumsum(dim=-1)
     target = uniform.double().unsqueeze(-1) * ends[:, -1:]
-    block = torch.searchsorted(ends, target).clamp_(max=ends.shape[1] - 1)
-    before = torch.where(block > 0, ends.gather(1, (block - 1).clamp_(min=0)), 0.0)
-    inside = blocks[torch.arange(rows, device=weight.device), block[:, 0]]
-    cumulative = inside.double().cumsum(dim=-1)
-    column = torch.searchsorted(cumulative, target - before)
-    # Rounding may leave the target past the block's end: the last column with weight then.
-    columns = torch.arange(_BLOCK, device=weight.device)
-    last = torch.where(inside > 0, columns, 0).amax(dim=-1, keepdim=True)
-    return (block * _BLOCK + torch.minimum(column, last))[:, 0].clamp_(max=vocabulary - 1)
+    block = torch.searchsorted(ends, target).clamp_(max=ends.shape[1] - 1)  # NaN comes out past it
+    inside = sums.gather(1, block)
+    share = (target - ends.gather(1, block)).div_(inside).add_(1)
+    return block[:, 0], share[:, 0]
+
+
+def choose_column(weight: Tensor, share: Tensor) -> Tensor:
+    """Weights `(N, B)` of one block, the share of them to pass `(N,)` -> columns with weight."""
+    cumulative = weight.double().cumsum(dim=-1)
+    # Above 0 and up to the whole, so that the first sum to reach it ends in a column with weight.
+    target = share.clamp(_SMALLEST_SHARE, 1).unsqueeze(-1) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target)[:, 0].clamp_(max=weight.shape[1] - 1)
 
 
 def soft_embedding_reference(
@@ -100,3 +145,27 @@ def soft_embedding_reference(
         share = tempered.sub_(log_total.unsqueeze(-1)).exp_().to(table.dtype)
         total += share @ table[columns]
     return total.to(table.dtype)
+
+
+def class_maxima_reference(logits: Tensor, classes: Tensor, count: int) -> ClassMaxima:
+    """`logits (N, V)`, `classes (V,)` in [0, count) -> the best token of each class, `(N, count)`.
+
+    Ties go to the lowest id. Rows go in chunks, each a few times in memory.
+    """
+    rows, vocabulary = logits.shape
+    step = max(1, _CHUNK_ELEMENTS // vocabulary)
+    parts = [
+        _chunk_maxima(logits[i : i + step].float(), classes.long(), count)
+        for i in range(0, rows, step)
+    ]
+    return ClassMaxima(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _chunk_maxima(logits: Tensor, classes: Tensor, count: int) -> ClassMaxima:
+    rows, vocabulary = logits.shape
+    of = classes.expand(rows, vocabulary)
+    best = logits.new_full((rows, count), -torch.inf).scatter_reduce_(1, of, logits, "amax")
+    ids = torch.arange(vocabulary, device=logits.device)
+    ids = torch.where(logits == best.gather(1, of), ids, vocabulary)
+    token = ids.new_full((rows, count), vocabulary).scatter_reduce_(1, of, ids, "amin")
+    return ClassMaxima(best, torch.where(token < vocabulary, token, -1))

@@ -18,7 +18,6 @@ from dgemma_backend.diffusion import (
     StableAndConfident,
     denoise_canvas,
 )
-from dgemma_kernels import reference_kernels
 
 MODELS = 32
 CANVASES = 3
@@ -134,15 +133,16 @@ def our_steps(
             EntropyBoundSampler(settings),
             StableAndConfident(settings),
             noise,
-            reference_kernels(),
-            lambda logits, t, total: model.guess(logits[None], t, total[None])[0],
             number,
         )
 
-        def logits_of(canvas: torch.Tensor, guess: torch.Tensor | None) -> torch.Tensor:
+        context = model.canvas_context([cache])
+
+        def logits_of(
+            canvas: torch.Tensor, guess: torch.Tensor | None, context: Any = context
+        ) -> Any:
             soft = None if guess is None else guess[None]
-            logits: torch.Tensor = model.denoise(canvas[None], soft, [cache])[0]
-            return logits
+            return model.denoise(canvas[None], soft, context)[0]
 
         for step in denoise_canvas(logits_of, denoiser):
             accepted = step.accepted.tolist()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dgemma_backend.diffusion import EntropyBoundSampler
 from dgemma_backend.diffusion.sampler import restricted_sample
+from dgemma_kernels import Draws
 
 EIGHTHS = st.integers(0, 96).map(lambda n: n / 8)  # their sums are exact, and ties common
 
@@ -43,10 +44,18 @@ def test_equal_entropies_are_accepted_as_often_as_published(entropy: float, acce
     assert int(sampler(0.1).accept(torch.full((256,), entropy)).sum()) == accepted
 
 
+def draws(temperature: float, proposal: float, uniform: torch.Tensor) -> Draws:
+    filled = torch.full((2, uniform.shape[0]), temperature)
+    filled[1] = proposal
+    return Draws(filled[0], filled[1], uniform)
+
+
 def test_temperature_zero_proposes_the_argmax() -> None:
     logits = torch.randn(50, 33, generator=torch.Generator().manual_seed(0))
     uniform = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
-    assert torch.equal(restricted_sample(logits, 0, uniform), logits.argmax(-1))
+    assert torch.equal(
+        restricted_sample(logits, draws(0.7, 0, uniform), top_k=5), logits.argmax(-1)
+    )
 
 
 @given(
@@ -67,18 +76,18 @@ def test_restricted_proposals_follow_the_cut_distribution(
             break
         kept.append(place)
         reached += float(probability[place])
-    draws = 200
-    uniform = (torch.arange(draws, dtype=torch.float64) + 0.5) / draws
-    found = restricted_sample(row.expand(draws, 12), 0.7, uniform, top_k, top_p)
-    share = torch.bincount(found, minlength=12).double() / draws
+    count = 200
+    uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    found = restricted_sample(row.expand(count, 12), draws(1.4, 0.5, uniform), top_k, top_p)
+    share = torch.bincount(found, minlength=12).double() / count
     expected = torch.zeros(12, dtype=torch.float64)
     expected[kept] = probability[kept] / probability[kept].sum()
     # Inverting the cumulative sum at evenly spread points misses each share by under two points.
-    assert (share - expected).abs().max() <= 2 / draws
+    assert (share - expected).abs().max() <= 2 / count
 
 
 def test_a_forbidden_token_is_never_proposed() -> None:
     row = torch.tensor([[1.0, 3.0, 2.0, 3.0]])
     uniform = torch.linspace(0.001, 0.999, 200, dtype=torch.float64)
-    found = restricted_sample(row.expand(200, 4), 1.0, uniform, top_k=2)
+    found = restricted_sample(row.expand(200, 4), draws(1.0, 1.0, uniform), top_k=2)
     assert set(found.tolist()) == {1, 3}

@@ -1,12 +1,14 @@
-"""Norms, rotation, attention and experts against the sentence that defines each."""
+"""Each operation of a layer against the sentence that defines it, in plain torch or by hand."""
 
 import math
 
 import pytest
 import torch
 
-from dgemma_kernels import AttentionRow, reference_kernels
+from dgemma_kernels import AttentionRow, AttentionRows, reference_kernels
 from dgemma_kernels.attention import causal_mask
+from dgemma_kernels.rope import rotate_reference
+from dgemma_kernels.routing import Routing
 
 KERNELS = reference_kernels()
 
@@ -34,7 +36,7 @@ def test_norms_of_bfloat16_are_rounded_once() -> None:
 def test_rotation_turns_each_pair_by_its_angle_and_leaves_angle_zero_alone() -> None:
     x = randn(3, 2, 6)
     angle = torch.tensor([[0.3, 0.0, 2.0]]).expand(3, 3)
-    found = KERNELS.rotate(x, angle.cos(), angle.sin())
+    found = rotate_reference(x, angle.cos(), angle.sin())
     for pair in range(3):
         turn = float(angle[0, pair])
         left, right = x[..., pair], x[..., pair + 3]
@@ -81,7 +83,7 @@ def test_each_row_attends_to_its_own_prefix_and_tokens(
         values = torch.cat((old_v.transpose(0, 1), v[mine]))
         expected.append(attention_by_hand(q[mine], keys, values, seen))
         start += length
-    found = KERNELS.attention(q, k, v, rows, causal, window if causal else None)
+    found = KERNELS.attention(q, k, v, AttentionRows(rows), causal, window if causal else None)
     assert torch.allclose(found.double(), torch.cat(expected), atol=1e-5)
 
 
@@ -90,15 +92,56 @@ def test_the_causal_mask_counts_the_token_itself_into_the_window() -> None:
     assert mask.tolist() == [[False, False, True, True, False], [False, False, False, True, True]]
 
 
-def test_chosen_experts_are_the_likeliest_and_their_weights_sum_to_one() -> None:
-    scores = randn(9, 6)
-    weights, experts, probabilities = KERNELS.choose_experts(scores, 3)
-    assert torch.allclose(weights.sum(-1), torch.ones(9))
+def test_fused_norms_are_what_their_parts_are_one_after_another() -> None:
+    x, attended, dense, mixture = (randn(5, 24, seed=n) * 3 for n in range(4))
+    weights = [randn(24, seed=10 + n) for n in range(4)]
+    scalar = torch.tensor([0.7])
+
+    def norm(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return KERNELS.rms_norm(value, weight, 1e-6)
+
+    residual, for_dense, for_experts = KERNELS.post_attention(
+        x, attended, weights[0], weights[1], weights[2], 1e-6
+    )
+    assert torch.equal(residual, x + norm(attended, weights[0]))
+    assert torch.equal(for_dense, norm(residual, weights[1]))
+    assert torch.equal(for_experts, norm(residual, weights[2]))
+    out, normed = KERNELS.layer_tail(
+        residual, dense, mixture, *weights[:3], scalar, weights[3], 1e-6
+    )
+    both = norm(norm(dense, weights[0]) + norm(mixture, weights[1]), weights[2])
+    assert torch.equal(out, (residual + both) * 0.7)
+    assert torch.equal(normed, norm(out, weights[3]))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_heads_are_normalised_then_rotated_and_values_only_normalised(shared: bool) -> None:
+    q, k, v = randn(3, 4, 8), randn(3, 2, 8, seed=1), randn(3, 2, 8, seed=2)
+    wq, wk, angle = randn(8, seed=3), randn(8, seed=4), randn(3, 4, seed=5)
+    found = KERNELS.heads(q, k, None if shared else v, wq, wk, angle.cos(), angle.sin(), 1e-6)
+    for got, raw, weight in ((found[0], q, wq), (found[1], k, wk)):
+        turned = rotate_reference(KERNELS.rms_norm(raw, weight, 1e-6), angle.cos(), angle.sin())
+        assert torch.equal(got, turned)
+    assert torch.equal(found[2], KERNELS.rms_norm(k if shared else v, None, 1e-6))
+
+
+def routed(tokens: int, experts: int, top_k: int, hidden: int = 6) -> Routing:
+    proj, per_expert = randn(experts, hidden, seed=3), randn(experts, seed=4).abs() + 0.5
+    x, scale = randn(tokens, hidden), randn(hidden, seed=5)
+    return KERNELS.route(x, scale, proj, per_expert, top_k, 1e-6)
+
+
+def test_a_token_goes_to_its_likeliest_experts_with_weights_scaled_per_expert() -> None:
+    x, scale = randn(9, 6), randn(6, seed=5)
+    proj, per_expert = randn(7, 6, seed=3), randn(7, seed=4).abs() + 0.5
+    weights, experts, probabilities = KERNELS.route(x, scale, proj, per_expert, 3, 1e-6)
     for row in range(9):
-        best = sorted(range(6), key=lambda e: -float(scores[row, e]))[:3]
+        read = x[row] / (x[row].square().mean() + 1e-6).sqrt() * scale / math.sqrt(6)
+        assert torch.allclose(probabilities[row], (proj @ read).softmax(0), atol=1e-6)
+        best = sorted(range(7), key=lambda e: -float(probabilities[row, e]))[:3]
         assert experts[row].tolist() == best
-        share = probabilities[row, experts[row]]
-        assert torch.allclose(weights[row], share / share.sum())
+        share = probabilities[row, best]
+        assert torch.allclose(weights[row], share / share.sum() * per_expert[best])
 
 
 @pytest.mark.parametrize(("tokens", "experts", "top_k"), [(1, 1, 1), (5, 4, 2), (33, 8, 3)])
@@ -111,7 +154,7 @@ def test_experts_sum_each_tokens_own_experts_with_its_weights(
         randn(experts, 2 * width, hidden, seed=1),
         randn(experts, hidden, width, seed=2),
     )
-    weights, ids, _ = KERNELS.choose_experts(randn(tokens, experts, seed=3), top_k)
+    weights, ids, _ = routed(tokens, experts, top_k)
     expected = torch.zeros(tokens, hidden)
     for token in range(tokens):
         for weight, expert in zip(weights[token], ids[token].tolist(), strict=True):

@@ -69,7 +69,7 @@ def test_pieces_of_any_size_encode_to_the_same_prefix(
         cache = model.new_cache()
         for part in tokens.split(piece):
             model.encode([part], [cache])
-        logits.append(model.denoise(canvas, None, [cache]))
+        logits.append(model.denoise(canvas, None, model.canvas_context([cache])).dense())
     for other in logits[1:]:
         assert torch.allclose(other, logits[0], rtol=0, atol=2e-5 * float(logits[0].abs().max()))
 
@@ -83,7 +83,7 @@ def test_denoising_leaves_the_cache_as_it_was(
     model.encode([torch.arange(20)], [cache])
     like = torch.empty(1, 2, 16)
     before = [tuple(t.clone() for t in layer.prefix(like, None)) for layer in cache.layers]
-    model.denoise(torch.zeros(1, 8, dtype=torch.long), None, [cache])
+    model.denoise(torch.zeros(1, 8, dtype=torch.long), None, model.canvas_context([cache]))
     for layer, (keys, values) in zip(cache.layers, before, strict=True):
         now = layer.prefix(like, None)
         assert torch.equal(now[0], keys)
@@ -101,11 +101,12 @@ def test_a_row_gives_the_same_logits_alone_and_in_company(
     canvases = torch.randint(64, (3, 8), generator=generator)
     together = [model.new_cache() for _ in prompts]
     model.encode(prompts, together)
-    batched = model.denoise(canvases, None, together)
+    batched = model.denoise(canvases, None, model.canvas_context(together)).dense()
     for row, prompt in enumerate(prompts):
         alone = model.new_cache()
         model.encode([prompt], [alone])
-        single = model.denoise(canvases[row : row + 1], None, [alone])
+        context = model.canvas_context([alone])
+        single = model.denoise(canvases[row : row + 1], None, context).dense()
         assert torch.allclose(batched[row], single[0], rtol=0, atol=1e-4)
 
 
@@ -120,6 +121,7 @@ def test_the_named_sliding_rule_decides_how_far_a_canvas_looks_back(
         model = random_model(facts, canvas_prefix=reach)
         cache = model.new_cache()
         model.encode([tokens], [cache])
-        found.append(model.denoise(torch.zeros(1, 8, dtype=torch.long), None, [cache]))
+        context = model.canvas_context([cache])
+        found.append(model.denoise(torch.zeros(1, 8, dtype=torch.long), None, context).dense())
     assert torch.equal(found[0], found[1])
     assert not torch.allclose(found[0], found[2])

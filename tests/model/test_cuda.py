@@ -30,8 +30,9 @@ def test_both_passes_give_on_cuda_what_they_give_on_the_cpu(
         cache = model.new_cache()
         for piece in prompt.to(device).split(4):
             model.encode([piece], [cache])
-        first = model.denoise(canvas.to(device), None, [cache])
-        again = model.denoise(canvas.to(device), model.guess(first, 0.7), [cache])
+        context = model.canvas_context([cache])
+        first = model.denoise(canvas.to(device), None, context).dense()
+        again = model.denoise(canvas.to(device), model.guess(first, 0.7), context).dense()
         found.append(torch.cat((first, again)).cpu())
     scale = float(found[0].abs().max())
     assert float((found[0] - found[1]).abs().max()) < 1e-5 * scale

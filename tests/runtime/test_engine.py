@@ -174,8 +174,8 @@ def test_logits_that_are_not_finite_fail_that_request_only(
 ) -> None:
     expected = tiny.generate(QUESTION, settings={"seed": 1}).text
     with monkeypatch.context() as patch:
-        real = tiny._model.lm_logits
-        patch.setattr(tiny._model, "lm_logits", lambda hidden: real(hidden) * float("nan"))
+        real = tiny._model._through_layers
+        patch.setattr(tiny._model, "_through_layers", lambda x, c: real(x, c) * float("nan"))
         with pytest.raises(NonFiniteLogitsError, match="canvas 0"):
             tiny.generate(QUESTION)
     assert tiny.generate(QUESTION, settings={"seed": 1}).text == expected

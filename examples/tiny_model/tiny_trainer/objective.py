@@ -83,7 +83,7 @@ def batch_loss(
         model.record_router = False
         guess = _own_guess(model, batch.noised, each, generator)
         model.record_router = True
-    logits = model.denoise(batch.noised, guess, each)
+    logits = model.denoise(batch.noised, guess, model.canvas_context(each)).dense()
     pad = model.config.pad_token_id
     losses = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
     weight = torch.where(batch.changed, 1.0, CLEAN_WEIGHT)
@@ -99,7 +99,7 @@ def batch_loss(
 def _own_guess(
     model: DiffusionGemma, noised: Tensor, caches: list[KVCache], generator: torch.Generator
 ) -> Tensor:
-    logits = model.denoise(noised, None, caches)
+    logits = model.denoise(noised, None, model.canvas_context(caches)).dense()
     temperature = 0.4 + 0.6 * torch.rand(noised.shape[0], generator=generator)
     guess = model.guess(logits, temperature)
     guess[torch.rand(noised.shape[0], generator=generator) < NO_GUESS_SHARE] = 0.0

@@ -7,7 +7,6 @@ one concatenation, where a slice's gradient is a zero-filled copy of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +15,25 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dgemma_kernels import AttentionRow, Kernels, reference_kernels
+from dgemma_kernels import AttentionRow, AttentionRows, Kernels, reference_kernels
 from dgemma_kernels.attention import causal_mask
+from dgemma_kernels.quantized import Matrix
+from dgemma_kernels.rope import rotate_reference
+from dgemma_kernels.routing import Routing
 
 
 def training_kernels() -> Kernels:
     """The table of operations to train with, float32 only."""
     return replace(
-        reference_kernels(), rms_norm=rms_norm, geglu=geglu, experts=experts, attention=attention
+        reference_kernels(),
+        rms_norm=rms_norm,
+        post_attention=post_attention,
+        layer_tail=layer_tail,
+        heads=heads,
+        route=route,
+        geglu=geglu,
+        experts=experts,
+        attention=attention,
     )
 
 
@@ -57,6 +67,59 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return out
 
 
+def post_attention(
+    x: Tensor, attended: Tensor, post: Tensor, dense: Tensor, expert: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The new residual, and its norm with two weights."""
+    residual = x + rms_norm(attended, post, eps)
+    normed = rms_norm(residual, None, eps)
+    return residual, normed * dense, normed * expert
+
+
+def layer_tail(
+    residual: Tensor,
+    dense: Tensor,
+    mixture: Tensor,
+    dense_weight: Tensor,
+    mixture_weight: Tensor,
+    post_weight: Tensor,
+    scalar: Tensor,
+    next_weight: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """The layer's output, and its norm with the next weight."""
+    both = rms_norm(dense, dense_weight, eps) + rms_norm(mixture, mixture_weight, eps)
+    x = (residual + rms_norm(both, post_weight, eps)) * scalar
+    return x, rms_norm(x, next_weight, eps)
+
+
+def heads(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys normalised and rotated, values normalised."""
+    queries = rotate_reference(rms_norm(q, q_weight, eps), cos, sin)
+    keys = rotate_reference(rms_norm(k, k_weight, eps), cos, sin)
+    return queries, keys, rms_norm(k if v is None else v, None, eps)
+
+
+def route(
+    x: Tensor, scale: Tensor, proj: Tensor, per_expert_scale: Tensor, top_k: int, eps: float
+) -> Routing:
+    """Experts of each token and their weights."""
+    read = rms_norm(x, None, eps) * scale * x.shape[-1] ** -0.5
+    probabilities = (read @ proj.t()).softmax(dim=-1)
+    weights, chosen = probabilities.topk(top_k, dim=-1)
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    return Routing(weights * per_expert_scale[chosen], chosen, probabilities)
+
+
 class _Geglu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
@@ -80,8 +143,10 @@ def geglu(gate_up: Tensor) -> Tensor:
     return out
 
 
-def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrix, down: Matrix) -> Tensor:
     """`(T, D)`, weights and expert ids `(T, k)` -> `(T, D)`; each expert runs once."""
+    if not isinstance(gate_up, Tensor) or not isinstance(down, Tensor):
+        raise TypeError("quantized experts cannot be trained")
     tokens, top_k = chosen.shape
     order = chosen.flatten().argsort(stable=True)
     counts = torch.bincount(chosen.flatten(), minlength=gate_up.shape[0]).tolist()
@@ -93,7 +158,7 @@ def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Tensor, down: T
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, rows: Sequence[AttentionRow], causal: bool, window: int | None
+    q: Tensor, k: Tensor, v: Tensor, rows: AttentionRows, causal: bool, window: int | None
 ) -> Tensor:
     """`q (T, H, D)`, `k, v (T, KV heads, D)` -> `(T, H, D)`, row by row, each after its prefix."""
     lengths = [row.stop - row.start for row in rows]

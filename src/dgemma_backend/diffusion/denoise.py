@@ -5,26 +5,40 @@ canvas of random ids
   -> accepted positions keep their proposal, the others get new random ids
   -> guess = what these logits expect, fed into the next step
 ... until the stop rule or the step cap; the argmax of the last step is the result.
+
+A step has two halves. `CanvasDenoiser.step` is a pure function of tensors and never waits for
+the device, so it may be captured as one graph; `advance` takes its result, asks the stop rule
+and waits once.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from dgemma_backend.diffusion.noise import CanvasNoise
+from dgemma_backend.diffusion.readback import read_back
 from dgemma_backend.diffusion.sampler import Sampler, restricted_sample
 from dgemma_backend.diffusion.schedule import LinearSchedule
 from dgemma_backend.diffusion.stopping import StepStatistics, StopRule
 from dgemma_backend.errors import NonFiniteLogitsError
-from dgemma_kernels import Kernels
+from dgemma_kernels import Draws, VocabularyPass
 
-LogitsOf = Callable[[Tensor, Tensor | None], Tensor]
-"""Canvas `(L,)` and the last guess -> fresh logits `(L, V)` float32, free to be overwritten."""
 
-GuessOf = Callable[[Tensor, float, Tensor], Tensor]
-"""Logits `(L, V)`, temperature, log-sum-exp `(L,)` -> the guess for the next step."""
+class Logits(Protocol):
+    """What is known of a canvas' `L` positions; written out only where somebody asks for it."""
+
+    def vocabulary_pass(self, draws: Draws, *, guess: bool) -> VocabularyPass:
+        """Statistics of every position, and with `guess` the next step's self-conditioning."""
+
+    def dense(self) -> Tensor:
+        """`(L, V)` float32, a fresh tensor."""
+
+
+LogitsOf = Callable[[Tensor, Tensor | None], Logits]
+"""Canvas `(L,)` and the last guess -> what the model says of it."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +67,9 @@ class DecodingSettings:
         return LinearSchedule(self.t_min, self.t_max, self.schedule_steps)
 
     @property
-    def plain_proposals(self) -> bool:
-        """Whether proposals follow the schedule's own distribution."""
-        return self.temperature == 1 and self.top_k is None and self.top_p is None
+    def restricted(self) -> bool:
+        """Whether proposals come from the likeliest tokens only, which takes written-out logits."""
+        return self.top_k is not None or self.top_p is not None
 
 
 @dataclass(frozen=True)
@@ -74,8 +88,36 @@ class DenoiseStep:
     stopped: bool  # the stop rule was satisfied
 
 
+class StepTensors(NamedTuple):
+    """One step's results, all on the device, each `(L,)` but for the guess."""
+
+    argmax: Tensor  # ids: the draft
+    proposal: Tensor  # ids
+    accepted: Tensor  # bool
+    entropy: Tensor  # nats
+    finite: Tensor  # bool: no NaN or infinity among the position's logits
+    canvas: Tensor  # ids: what the next step looks at
+    guess: Tensor | None
+
+
+def settle(
+    found: VocabularyPass, proposal: Tensor, renoise: Tensor, sampler: Sampler
+) -> StepTensors:
+    """Acceptance and renoise of one canvas after its vocabulary pass; waits for nothing."""
+    accepted = sampler.accept(found.entropy)
+    return StepTensors(
+        argmax=found.argmax,
+        proposal=proposal,
+        accepted=accepted,
+        entropy=found.entropy,
+        finite=found.finite,
+        canvas=torch.where(accepted, proposal, renoise),
+        guess=found.guess,
+    )
+
+
 class CanvasDenoiser:
-    """State of one canvas between steps; `advance` takes the logits of the next.
+    """State of one canvas between steps.
 
     It never calls the model itself, so a scheduler may gather the logits of many canvases in
     one pass.
@@ -87,75 +129,81 @@ class CanvasDenoiser:
         sampler: Sampler,
         stop_rule: StopRule,
         noise: CanvasNoise,
-        kernels: Kernels,
-        guess_of: GuessOf,
         number: int = 0,
     ) -> None:
         self.settings = settings
+        self.sampler = sampler
         self.number = number
+        self.noise = noise
         self.canvas = noise.first
         self.guess: Tensor | None = None
         self.argmax = noise.first
         self.steps = 0
         self.stopped = False
-        self._sampler = sampler
         self._stop = stop_rule.start()
-        self._noise = noise
-        self._kernels = kernels
-        self._guess_of = guess_of
 
     @property
     def done(self) -> bool:
         """Whether the canvas is settled or out of steps."""
         return self.stopped or self.steps >= self.settings.max_denoising_steps
 
-    def advance(self, logits: Tensor) -> DenoiseStep:
-        """Take the logits `(L, V)` of `canvas` and `guess` one step further.
+    @property
+    def last_step(self) -> bool:
+        """Whether the step cap allows just one more, whose guess nobody would read."""
+        return self.steps + 1 >= self.settings.max_denoising_steps
 
-        Raises `NonFiniteLogitsError` when a row holds NaN or infinity.
+    def draws(self) -> Draws:
+        """Temperatures and random numbers of the step to come, one row a position."""
+        step = self.steps + 1
+        uniform = self.noise.step(step).uniform
+
+        def filled(value: float) -> Tensor:
+            return torch.full(uniform.shape, value, dtype=torch.float32, device=uniform.device)
+
+        temperature = self.settings.schedule.temperature(step)
+        return Draws(filled(temperature), filled(self.settings.temperature), uniform)
+
+    def step(self, logits: Logits) -> StepTensors:
+        """What the logits of `canvas` and `guess` make of the canvas; changes nothing yet."""
+        draws, settings = self.draws(), self.settings
+        found = logits.vocabulary_pass(draws, guess=not self.last_step)
+        proposal = found.sample
+        if settings.restricted:
+            proposal = restricted_sample(logits.dense(), draws, settings.top_k, settings.top_p)
+        return settle(found, proposal, self.noise.step(self.steps + 1).renoise, self.sampler)
+
+    def advance(self, taken: StepTensors) -> DenoiseStep:
+        """Go one step further.
+
+        Raises `NonFiniteLogitsError` when a row held NaN or infinity; the canvas stays as it was.
         """
-        step, settings = self.steps + 1, self.settings
-        temperature = settings.schedule.temperature(step)
-        draws = self._noise.step(step)
-        rows = torch.full((logits.shape[0],), temperature, device=logits.device)
-        found = self._kernels.vocabulary_statistics(logits, rows, draws.uniform)
-        statistics = StepStatistics(step, found.argmax, found.entropy)
-        stop = torch.as_tensor(self._stop.update(statistics), device=logits.device)
-        stopped, finite = torch.stack((stop, found.finite.all())).tolist()  # the one wait
+        number = self.steps + 1
+        statistics = StepStatistics(number, taken.argmax, taken.entropy)
+        stop = torch.as_tensor(self._stop.update(statistics), device=taken.argmax.device)
+        stopped, finite = read_back(torch.stack((stop, taken.finite.all())))  # the one wait
         if not finite:
-            raise NonFiniteLogitsError(_describe_bad_rows(found.finite, self.number, step))
-        proposal = self._propose(logits, temperature, found.sample, draws.uniform)
-        accepted = self._sampler.accept(found.entropy)
-        looked_at, self.canvas = self.canvas, torch.where(accepted, proposal, draws.renoise)
-        self.argmax, self.steps, self.stopped = found.argmax, step, stopped
-        self.guess = None if self.done else self._guess_of(logits, temperature, found.log_total)
+            raise NonFiniteLogitsError(_describe_bad_rows(taken.finite, self.number, number))
+        looked_at, self.canvas, self.argmax = self.canvas, taken.canvas, taken.argmax
+        self.steps, self.stopped = number, stopped
+        self.guess = None if self.done else taken.guess
         return DenoiseStep(
             canvas=self.number,
-            step=step,
-            max_steps=settings.max_denoising_steps,
-            temperature=temperature,
+            step=number,
+            max_steps=self.settings.max_denoising_steps,
+            temperature=self.settings.schedule.temperature(number),
             tokens=looked_at,
-            argmax=found.argmax,
-            proposal=proposal,
-            accepted=accepted,
-            entropy=found.entropy,
+            argmax=taken.argmax,
+            proposal=taken.proposal,
+            accepted=taken.accepted,
+            entropy=taken.entropy,
             stopped=stopped,
         )
-
-    def _propose(
-        self, logits: Tensor, temperature: float, plain: Tensor, uniform: Tensor
-    ) -> Tensor:
-        settings = self.settings
-        if settings.plain_proposals:
-            return plain
-        scaled = temperature * settings.temperature
-        return restricted_sample(logits, scaled, uniform, settings.top_k, settings.top_p)
 
 
 def denoise_canvas(logits_of: LogitsOf, denoiser: CanvasDenoiser) -> Iterator[DenoiseStep]:
     """Run a canvas to its end, a step at a time. Closing the iterator stops the work."""
     while not denoiser.done:
-        yield denoiser.advance(logits_of(denoiser.canvas, denoiser.guess))
+        yield denoiser.advance(denoiser.step(logits_of(denoiser.canvas, denoiser.guess)))
 
 
 def _describe_bad_rows(finite: Tensor, canvas: int, step: int) -> str:

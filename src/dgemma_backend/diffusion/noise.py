@@ -65,3 +65,7 @@ class CanvasNoise:
     def step(self, number: int) -> StepDraws:
         """The draws of step `number`, counted from 1."""
         return StepDraws(self._uniform[number], self._ids[number])
+
+    def all_steps(self) -> StepDraws:
+        """Every step's draws, each `(steps + 1, L)`; row 0 belongs to no step."""
+        return StepDraws(self._uniform, self._ids)

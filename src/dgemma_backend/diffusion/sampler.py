@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dgemma_kernels import Draws
 from dgemma_kernels.vocab import invert_cdf
 
 
@@ -17,7 +18,12 @@ class AcceptanceSettings(Protocol):
 
 
 class Sampler(Protocol):
-    """Decides which positions of a canvas keep their proposed token; the rest is renoised."""
+    """Decides which positions of a canvas keep their proposed token; the rest is renoised.
+
+    A sampler may have a `capture_key`, hashable: then `accept` only launches operations on the
+    device, never waits, and is the same function of the entropies for an equal key. Its steps
+    are captured as CUDA graphs, which saves the time of launching them.
+    """
 
     def accept(self, entropy: Tensor) -> Tensor:
         """Entropies `(L,)` in nats -> mask `(L,)` of accepted positions."""
@@ -33,6 +39,7 @@ class EntropyBoundSampler:
 
     def __init__(self, settings: AcceptanceSettings) -> None:
         self.bound = settings.entropy_bound
+        self.capture_key = ("entropy_bound", self.bound)
 
     def accept(self, entropy: Tensor) -> Tensor:
         """Entropies `(L,)` -> mask `(L,)`."""
@@ -44,34 +51,30 @@ class EntropyBoundSampler:
 
 
 def restricted_sample(
-    logits: Tensor,
-    temperature: float,
-    uniform: Tensor,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    logits: Tensor, draws: Draws, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
-    """`logits (L, V)`, `uniform (L,)` -> ids `(L,)` from the likeliest tokens only.
+    """`logits (L, V)`, `draws` of L rows -> ids `(L,)` from the likeliest tokens only.
 
-    The distribution is softmax(logits / temperature), cut to the `top_k` likeliest and then to
-    the fewest of those that reach `top_p` of their mass. Temperature 0 is the argmax.
+    The distribution is softmax(logits / (temperature * proposal)), cut to the `top_k` likeliest
+    and then to the fewest of those that reach `top_p` of their mass. Proposal factor 0 is the
+    argmax.
     """
-    if temperature == 0:
-        return logits.argmax(dim=-1)
     # Row by row, because sorting needs several more copies of what it sorts.
-    return torch.cat(
-        [
-            invert_cdf(_restricted_row(row, temperature, top_k, top_p), uniform[i : i + 1])
-            for i, row in enumerate(logits)
-        ]
-    )
+    temperature = draws.temperature * draws.proposal
+    drawn = [
+        invert_cdf(
+            _restricted_row(row, temperature[i], top_k, top_p).unsqueeze(0),
+            draws.uniform[i : i + 1],
+        )
+        for i, row in enumerate(logits)
+    ]
+    return torch.where(draws.proposal == 0, logits.argmax(dim=-1), torch.cat(drawn))
 
 
 def _restricted_row(
-    row: Tensor, temperature: float, top_k: int | None, top_p: float | None
+    row: Tensor, temperature: Tensor, top_k: int | None, top_p: float | None
 ) -> Tensor:
-    weight = (row - row.max()).div_(temperature).exp_()
-    if top_k is None and top_p is None:
-        return weight.unsqueeze(0)
+    weight = (row - row.max()).div_(temperature.clamp_min(1e-30)).exp_()
     falling, order = weight.sort(descending=True, stable=True)
     keep = torch.ones_like(falling, dtype=torch.bool)
     if top_k is not None:
@@ -80,4 +83,4 @@ def _restricted_row(
         share = torch.where(keep, falling, 0.0).double()
         before = share.cumsum(-1) - share
         keep &= before < top_p * share.sum()
-    return torch.zeros_like(weight).scatter(0, order, falling * keep).unsqueeze(0)
+    return torch.zeros_like(weight).scatter(0, order, falling * keep)

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from dgemma_backend.config import ModelConfig
 from dgemma_backend.model.cache import KVCache
+from dgemma_backend.model.linear import Linear
 from dgemma_backend.model.norm import RMSNorm
 from dgemma_backend.model.rope import Angles
-from dgemma_kernels import AttentionRow, Kernels
+from dgemma_kernels import AttentionRow, AttentionRows, Kernels
 
 
 class Batch(NamedTuple):
@@ -18,6 +19,7 @@ class Batch(NamedTuple):
     bounds: tuple[int, ...]
     caches: Sequence[KVCache]
     encoding: bool  # causal and writing the caches; else two-way and only reading them
+    rows: tuple[AttentionRows, ...]  # one a layer: where each sequence's prefix lies
 
 
 class Attention(nn.Module):
@@ -39,44 +41,49 @@ class Attention(nn.Module):
         )
         self.head_dim = config.global_head_dim if self.full else config.head_dim
         self._kernels = kernels
-
-        def linear(inside: int, outside: int) -> nn.Linear:
-            return nn.Linear(inside, outside, bias=False)
-
         hidden, width = config.hidden_size, self.head_dim
-        self.q_proj = linear(hidden, self.heads * width)
-        self.k_proj = linear(hidden, self.kv_heads * width)
-        self.v_proj = None if self.full else linear(hidden, self.kv_heads * width)
-        self.o_proj = linear(self.heads * width, hidden)
+        self.q_proj = Linear(hidden, self.heads * width, kernels)
+        self.k_proj = Linear(hidden, self.kv_heads * width, kernels)
+        self.v_proj = None if self.full else Linear(hidden, self.kv_heads * width, kernels)
+        self.o_proj = Linear(self.heads * width, hidden, kernels)
         self.q_norm = RMSNorm(kernels, config.rms_norm_eps, width)
         self.k_norm = RMSNorm(kernels, config.rms_norm_eps, width)
-        self.v_norm = RMSNorm(kernels, config.rms_norm_eps)
+
+    def rows(
+        self, bounds: Sequence[int], caches: Sequence[KVCache], *, encoding: bool
+    ) -> AttentionRows:
+        """What each sequence sees of its prefix here, as views into its cache."""
+        reach = (self.window and self.window - 1) if encoding else self.canvas_reach
+        none = self.q_norm.weight.detach().new_empty(self.kv_heads, 0, self.head_dim)
+        return AttentionRows(
+            AttentionRow(start, stop, *cache.layers[self.layer].prefix(none, reach))
+            for start, stop, cache in zip(bounds[:-1], bounds[1:], caches, strict=True)
+        )
 
     def forward(self, x: Tensor, angles: Angles, batch: Batch) -> Tensor:
         """`(T, hidden)` -> `(T, hidden)`; appends to the caches when the batch is encoding."""
         q, k, v = self._project(x, angles)
-        reach = (self.window and self.window - 1) if batch.encoding else self.canvas_reach
-        rows = [
-            AttentionRow(start, stop, *cache.layers[self.layer].prefix(k, reach))
-            for start, stop, cache in _spans(batch)
-        ]
         window = self.window if batch.encoding else None
+        rows = batch.rows[self.layer]
         out = self._kernels.attention(q, k, v, rows, batch.encoding, window)
         if batch.encoding:
-            for start, stop, cache in _spans(batch):
-                cache.layers[self.layer].append(k[start:stop], v[start:stop])
+            for row, cache in zip(rows, batch.caches, strict=True):
+                mine = slice(row.start, row.stop)
+                cache.layers[self.layer].append(k[mine], v[mine])
         projected: Tensor = self.o_proj(out.reshape(x.shape[0], -1))
         return projected
 
     def _project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
         """`(T, hidden)` -> q `(T, H, D)`, k and v `(T, KV heads, D)`, normalised and rotated."""
         tokens = x.shape[0]
-        q = self.q_norm(self.q_proj(x).view(tokens, self.heads, self.head_dim))
-        raw_k = self.k_proj(x).view(tokens, self.kv_heads, self.head_dim)
-        raw_v = raw_k if self.v_proj is None else self.v_proj(x).view_as(raw_k)
-        k = self._kernels.rotate(self.k_norm(raw_k), angles.cos, angles.sin)
-        return self._kernels.rotate(q, angles.cos, angles.sin), k, self.v_norm(raw_v)
-
-
-def _spans(batch: Batch) -> list[tuple[int, int, KVCache]]:
-    return list(zip(batch.bounds[:-1], batch.bounds[1:], batch.caches, strict=True))
+        keys = self.k_proj(x).view(tokens, self.kv_heads, self.head_dim)
+        return self._kernels.heads(
+            self.q_proj(x).view(tokens, self.heads, self.head_dim),
+            keys,
+            None if self.v_proj is None else self.v_proj(x).view_as(keys),
+            self.q_norm.weight,
+            self.k_norm.weight,
+            angles.cos,
+            angles.sin,
+            self.q_norm.eps,
+        )

@@ -27,12 +27,11 @@ class LayerCache:
         self._begin = 0
         self._end = 0
 
-    def prefix(self, like: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
-        """Views of the last `limit` positions (None: all kept); empty, shaped as `like`
-        `(T, KV heads, D)`, before the first append."""
+    def prefix(self, none: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
+        """Views of the last `limit` positions (None: all kept); before the first append, `none`
+        `(KV heads, 0, D)` twice."""
         if self._keys is None or self._values is None:
-            empty = like.new_empty(like.shape[1], 0, like.shape[2])
-            return empty, empty
+            return none, none
         begin = self._begin if limit is None else max(self._begin, self._end - limit)
         return self._keys[:, begin : self._end], self._values[:, begin : self._end]
 
@@ -48,7 +47,7 @@ class LayerCache:
 
     def _join(self, keys: Tensor, values: Tensor) -> None:
         """Training: a new tensor, because a buffer written in place has no gradient."""
-        old_keys, old_values = self.prefix(keys.transpose(0, 1), self.window)
+        old_keys, old_values = self.prefix(keys[:, :0], self.window)
         self._keys = torch.cat((old_keys, keys), dim=1)
         self._values = torch.cat((old_values, values), dim=1)
         self._begin, self._end = 0, self._keys.shape[1]
@@ -74,7 +73,7 @@ class LayerCache:
                 wanted = max(_FIRST_CAPACITY, needed, 2 * capacity)
             else:
                 wanted = min(max(_FIRST_CAPACITY, 2 * needed), 2 * self.window)
-            old_keys, old_values = self.prefix(keys.transpose(0, 1), None)
+            old_keys, old_values = self.prefix(keys[:, :0], None)
             self._keys = _moved(old_keys, self._keys, keys, wanted)
             self._values = _moved(old_values, self._values, values, wanted)
             self._begin, self._end = 0, held

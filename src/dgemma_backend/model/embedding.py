@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgemma_backend.config import ModelConfig
-from dgemma_kernels import Kernels
+from dgemma_kernels import Draws, Kernels, VocabularyPass
 
 
 class Embedding(nn.Module):
@@ -15,28 +15,31 @@ class Embedding(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         self.cap = config.final_logit_softcapping
-        self._kernels = kernels
+        self._vocabulary = kernels.vocabulary
 
     @property
-    def _scale(self) -> Tensor:
+    def _scale(self) -> float:
         """sqrt(hidden), rounded to the weights' dtype as in training (bfloat16: 53 for 2816)."""
         root = float(self.weight.shape[1]) ** 0.5
-        return torch.tensor(root, dtype=self.weight.dtype, device=self.weight.device)
+        return float(torch.tensor(root, dtype=self.weight.dtype, device="cpu"))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Ids `(...)` -> `(..., hidden)`, scaled."""
         return F.embedding(tokens, self.weight) * self._scale
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """`(N, hidden)` -> `(N, V)` float32, softcapped in float32."""
-        return self._kernels.softcap(F.linear(hidden, self.weight).float(), self.cap)
+        """`(..., hidden)` -> `(..., V)` float32, softcapped in float32."""
+        return (F.linear(hidden, self.weight).float() / self.cap).tanh() * self.cap
 
-    def soft(self, logits: Tensor, temperature: Tensor, log_total: Tensor | None) -> Tensor:
-        """`(N, V)` logits, `(N,)` temperature -> `(N, hidden)`: the expected embedding, scaled.
+    def vocabulary_pass(self, hidden: Tensor, draws: Draws, *, guess: bool) -> VocabularyPass:
+        """`(N, hidden)` after the final norm -> statistics of its logits, the guess scaled."""
+        found = self._vocabulary(hidden, self.weight, self.cap, draws, guess=guess)
+        return found if found.guess is None else found._replace(guess=found.guess * self._scale)
 
-        `log_total` spares a pass over the logits where the log-sum-exp is already known.
+    def soft(self, logits: Tensor, temperature: Tensor) -> Tensor:
+        """Logits `(..., V)`, temperature `(..., 1)` -> `(..., hidden)`: what they expect, scaled.
+
+        The same guess as `vocabulary_pass` gives, for logits that are written out.
         """
-        if log_total is None:
-            log_total = torch.logsumexp(logits / temperature.unsqueeze(-1), dim=-1)
-        mixed = self._kernels.soft_embedding(logits, temperature, log_total, self.weight)
-        return mixed * self._scale
+        share = (logits / temperature).softmax(dim=-1).to(self.weight.dtype)
+        return (share @ self.weight) * self._scale

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from dgemma_backend.config import ModelConfig
 from dgemma_backend.model.attention import Attention, Batch
 from dgemma_backend.model.experts import Experts, Router
+from dgemma_backend.model.linear import Linear
 from dgemma_backend.model.norm import RMSNorm
 from dgemma_backend.model.rope import Angles
 from dgemma_kernels import Kernels
@@ -16,9 +17,9 @@ class GatedMLP(nn.Module):
 
     def __init__(self, hidden: int, width: int, kernels: Kernels) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden, width, bias=False)
-        self.up_proj = nn.Linear(hidden, width, bias=False)
-        self.down_proj = nn.Linear(width, hidden, bias=False)
+        self.gate_proj = Linear(hidden, width, kernels)
+        self.up_proj = Linear(hidden, width, kernels)
+        self.down_proj = Linear(width, hidden, kernels)
         self._geglu = kernels.geglu
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,17 +52,35 @@ class Layer(nn.Module):
         self.post_feedforward_layernorm_2 = norm()
         self.post_feedforward_layernorm = norm()
         self.register_buffer("layer_scalar", torch.ones(1))
+        self._kernels = kernels
+        self._eps = config.rms_norm_eps
 
-    def forward(self, x: Tensor, angles: Angles, batch: Batch) -> Tensor:
-        """`(T, hidden)` -> `(T, hidden)`."""
-        attended = self.self_attn(self.input_layernorm(x), angles, batch)
-        x = x + self.post_attention_layernorm(attended)
-        dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(x)))
-        both = dense + self.post_feedforward_layernorm_2(self._mixture(x))
-        out: Tensor = (x + self.post_feedforward_layernorm(both)) * self.layer_scalar
-        return out
+    def forward(
+        self, x: Tensor, normed: Tensor, angles: Angles, batch: Batch, following: RMSNorm
+    ) -> tuple[Tensor, Tensor]:
+        """Residual and its `input_layernorm`, each `(T, hidden)` -> the same for what follows.
 
-    def _mixture(self, x: Tensor) -> Tensor:
-        weights, experts = self.router(x)  # the router reads the raw residual, not a norm of it
-        out: Tensor = self.experts(self.pre_feedforward_layernorm_2(x), weights, experts)
-        return out
+        `following` is the norm that reads this layer's output: the next layer's first, or the
+        final one.
+        """
+        attended = self.self_attn(normed, angles, batch)
+        residual, for_dense, for_experts = self._kernels.post_attention(
+            x,
+            attended,
+            self.post_attention_layernorm.weight,
+            self.pre_feedforward_layernorm.weight,
+            self.pre_feedforward_layernorm_2.weight,
+            self._eps,
+        )
+        routing = self.router(residual)  # it reads the raw residual, not a norm of it
+        return self._kernels.layer_tail(
+            residual,
+            self.mlp(for_dense),
+            self.experts(for_experts, routing),
+            self.post_feedforward_layernorm_1.weight,
+            self.post_feedforward_layernorm_2.weight,
+            self.post_feedforward_layernorm.weight,
+            self.layer_scalar,
+            following.weight,
+            self._eps,
+        )

@@ -9,12 +9,13 @@ from dgemma_kernels import Kernels
 class RMSNorm(nn.Module):
     """Normalises the last axis to unit root mean square, in float32."""
 
-    def __init__(self, kernels: Kernels, eps: float, dim: int | None = None) -> None:
-        """Without `dim` there is no weight."""
+    weight: Tensor
+
+    def __init__(self, kernels: Kernels, eps: float, dim: int) -> None:
         super().__init__()
         self.eps = eps
         self._rms_norm = kernels.rms_norm
-        self.weight = None if dim is None else nn.Parameter(torch.ones(dim))
+        self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., dim)` -> same shape and dtype."""

@@ -17,11 +17,10 @@ class SelfConditioning(GatedMLP):
     def __init__(self, config: ModelConfig, kernels: Kernels) -> None:
         super().__init__(config.hidden_size, config.intermediate_size, kernels)
         self.pre_norm = RMSNorm(kernels, config.rms_norm_eps, config.hidden_size)
-        self.post_norm = RMSNorm(kernels, config.rms_norm_eps)
+        self._rms_norm = kernels.rms_norm
 
     def condition(self, embedded: Tensor, guess: Tensor | None) -> Tensor:
         """`(T, hidden)` twice -> `(T, hidden)`. No guess counts as zeros, whose MLP is zero."""
         if guess is not None:
             embedded = embedded + self(self.pre_norm(guess))
-        normed: Tensor = self.post_norm(embedded)
-        return normed
+        return self._rms_norm(embedded, None, self.pre_norm.eps)

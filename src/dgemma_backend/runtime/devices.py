@@ -1,11 +1,13 @@
 """Which device, number type and kernels an engine runs on: decided once, when it opens."""
 
 import os
+from importlib.util import find_spec
 
 import torch
 
-from dgemma_backend.errors import SettingError
+from dgemma_backend.errors import MissingDependencyError, SettingError
 from dgemma_backend.plugins import Plugins
+from dgemma_backend.runtime.kernel_trust import trusted
 from dgemma_kernels import Kernels
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -36,12 +38,34 @@ def choose_dtype(asked: str, device: torch.device) -> torch.dtype:
     return _DTYPES[asked]
 
 
-def choose_kernels(asked: str, plugins: Plugins) -> Kernels:
-    """ "auto" is what `DGEMMA_KERNELS` says, else the reference.
+def choose_kernels(
+    asked: str, plugins: Plugins, device: torch.device, dtype: torch.dtype
+) -> Kernels:
+    """ "auto" is what `DGEMMA_KERNELS` says, else Triton's on CUDA and the reference on CPU.
 
-    Raises `UnknownPluginError` for a name nobody registered.
+    Kernels other than the reference are compared with it first, once per device and version: an
+    operation that is wrong here is named in a RuntimeWarning and done by the reference. Raises
+    `UnknownPluginError` for a name nobody registered and `MissingDependencyError` for Triton's
+    kernels without Triton.
     """
     if asked == "auto":
         asked = os.environ.get("DGEMMA_KERNELS", "auto")
-    table: Kernels = plugins.kernels("reference" if asked == "auto" else asked)()
-    return table
+    if asked == "auto":
+        asked = "triton" if device.type == "cuda" and find_spec("triton") else "reference"
+    if asked == "triton":
+        _require_triton(device)
+    table: Kernels = plugins.kernels(asked)()
+    return table if asked == "reference" else trusted(table, device, dtype)
+
+
+def _require_triton(device: torch.device) -> None:
+    if find_spec("triton") is None:
+        raise MissingDependencyError(
+            "kernels='triton' needs Triton, which is not installed: "
+            "pip install 'dgemma-backend[triton]', or take kernels='reference'."
+        )
+    if device.type != "cuda" and not os.environ.get("TRITON_INTERPRET"):
+        raise SettingError(
+            f"kernels='triton' run on CUDA devices, and this engine's device is {device}. Take "
+            "kernels='reference' or 'auto' there."
+        )

@@ -21,8 +21,9 @@ from dgemma_backend.diffusion import (
 )
 from dgemma_backend.errors import CheckpointError, EngineClosedError
 from dgemma_backend.events import Draft
-from dgemma_backend.model import DiffusionGemma, KVCache
+from dgemma_backend.model import CanvasLogits, DiffusionGemma, KVCache
 from dgemma_backend.plugins import Plugins
+from dgemma_backend.runtime.captured_step import CapturedStep, CapturedSteps
 from dgemma_backend.runtime.devices import choose_device, choose_dtype, choose_kernels
 from dgemma_backend.runtime.engine import CanvasResult, Engine, EngineInfo, Progress
 from dgemma_backend.runtime.registry import forget
@@ -55,7 +56,7 @@ class TorchEngine(Engine):
         precision = choose_dtype(dtype, place)
         if quantization is not None:
             plugins.quantization(quantization)  # no format is built in yet: says what there is
-        table = choose_kernels(kernels, plugins)
+        table = choose_kernels(kernels, plugins, place, precision)
         folder = resolve(model)
         config = ModelConfig.from_folder(folder)
         defaults = DecodingDefaults.from_folder(folder)
@@ -67,7 +68,7 @@ class TorchEngine(Engine):
             )
         self._model = load_model(config, table, folder, precision, place)
         self._config = config
-        self._kernels = table
+        self._captured = CapturedSteps(self._model) if place.type == "cuda" else None
         self._pass = threading.Lock()
         info = EngineInfo(
             engine="torch",
@@ -91,6 +92,7 @@ class TorchEngine(Engine):
             super().close()
             forget(self)
             self.__dict__.pop("_model", None)
+            self._captured = None
 
     def _canvases(
         self, request: Request, progress: Progress, drafts: bool
@@ -129,9 +131,17 @@ class TorchEngine(Engine):
     def _steps(
         self, request: Request, denoiser: CanvasDenoiser, cache: KVCache
     ) -> Iterator[DenoiseStep]:
-        def logits_of(canvas: Tensor, guess: Tensor | None) -> Tensor:
+        with self._pass, torch.inference_mode():
+            context = self._open_model().canvas_context([cache])
+            graph = self._captured and self._captured.begin([denoiser], context)
+        if graph:
+            with graph:
+                yield from self._replayed(request, denoiser, graph)
+            return
+
+        def logits_of(canvas: Tensor, guess: Tensor | None) -> CanvasLogits:
             soft = None if guess is None else guess.unsqueeze(0)
-            return self._open_model().denoise(canvas.unsqueeze(0), soft, [cache])[0]
+            return self._open_model().denoise(canvas.unsqueeze(0), soft, context)[0]
 
         steps = denoise_canvas(logits_of, denoiser)
         while True:
@@ -142,28 +152,32 @@ class TorchEngine(Engine):
                 return
             yield step
 
+    def _replayed(
+        self, request: Request, denoiser: CanvasDenoiser, graph: CapturedStep
+    ) -> Iterator[DenoiseStep]:
+        while not denoiser.done:
+            request.check()
+            with self._pass, torch.inference_mode():
+                self._open_model()
+                (taken,) = graph.replay()
+                step = denoiser.advance(taken)
+            yield step
+
     def _new_denoiser(self, request: Request, number: int) -> CanvasDenoiser:
         settings = decoding_settings(request.settings, self._defaults)
-        model = self._open_model()
-
-        def guess_of(logits: Tensor, temperature: float, log_total: Tensor) -> Tensor:
-            return model.guess(logits.unsqueeze(0), temperature, log_total.unsqueeze(0))[0]
-
         noise = CanvasNoise(
             request.seed,
             number,
             settings.max_denoising_steps,
             self.info.canvas_length,
             self.info.vocabulary,
-            model.device,
+            self._open_model().device,
         )
         return CanvasDenoiser(
             settings,
             self._plugins.sampler(request.settings.sampler)(settings),
             self._plugins.stop_rule(request.settings.stop_rule)(settings),
             noise,
-            self._kernels,
-            guess_of,
             number,
         )
 
