@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 TABLE_COLUMNS = 9
-_ALIGNMENT = 16  # bytes that a kernel loads at once
 
 
 class AttentionRow(NamedTuple):
@@ -113,15 +112,19 @@ def _check_alike(first: Tensor, other: Tensor) -> None:
         )
 
 
+def is_loadable(x: Tensor) -> bool:
+    """Whether a kernel can load `x (A, B, D)` 16 bytes at a time, wherever its rows begin."""
+    wide = all(stride % 8 == 0 for stride in x.stride()[:2])
+    return x.stride(2) == 1 and wide and x.data_ptr() % 16 == 0
+
+
 def _table_entry(row: AttentionRow) -> list[int]:
     keys, values = row.prefix_keys, row.prefix_values
     for prefix in (keys, values):
-        strides = (prefix.stride(0), prefix.stride(1))
-        bytes_apart = (prefix.data_ptr(), *(s * prefix.element_size() for s in strides))
-        if prefix.stride(2) != 1 or any(b % _ALIGNMENT for b in bytes_apart):
+        if not is_loadable(prefix):
             raise ValueError(
                 f"a prefix with strides {prefix.stride()} at {prefix.data_ptr():#x} cannot be "
-                f"loaded {_ALIGNMENT} bytes at a time"
+                "loaded 16 bytes at a time"
             )
     return [
         keys.data_ptr(),

@@ -93,7 +93,8 @@ class Fp4Matrix(QuantizedMatrix):
 
         `values` uint8 `(..., N, K / 2)`, the even column in the low four bits; `scale`
         float8_e4m3fn `(..., N, K / 16)`; `global_scale` `(...)`, or `(..., N)` where rows of
-        several published matrices lie in one. Raises ValueError for other dtypes or shapes.
+        several published matrices lie in one. compressed-tensors publishes the reciprocal of
+        `global_scale`. Raises ValueError for other dtypes or shapes, or negative scales.
         """
         *experts, rows, half = values.shape
         columns = 2 * half
@@ -104,6 +105,7 @@ class Fp4Matrix(QuantizedMatrix):
                 f"global_scale has shape {tuple(global_scale.shape)}: give one a matrix, "
                 f"{tuple(experts)}, or one a row, {(*experts, rows)}"
             )
+        _check_scales(scale)
         padded = padded_columns(columns)
         codes = torch.stack((values & 15, values >> 4), dim=-1).flatten(-2)
         packed = _pack(F.pad(codes, (0, padded - columns)))
@@ -136,6 +138,17 @@ class Fp4Matrix(QuantizedMatrix):
         each = scale.repeat_interleave(GROUP, dim=-1)[..., : self.columns]
         dense = numbers[self.codes().int()].mul_(each)
         return dense.mul_(self.row_scale.to(wide).unsqueeze(-1)).to(dtype)
+
+
+def _check_scales(scale: Tensor) -> None:
+    """Raise ValueError for scales below zero or NaN, which kernels do not tell from others."""
+    if scale.is_meta:
+        return
+    if bad := int((scale.view(torch.uint8) >= 0x7F).sum()):
+        raise ValueError(
+            f"{bad} of {scale.numel()} scales are negative or NaN: NVFP4 has none such, "
+            f"compare the checkpoint's files with what was published"
+        )
 
 
 def _pack(codes: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class Int4Matrix(QuantizedMatrix):
         *_, columns = codes.shape
         check_part("codes", codes, torch.int8, tuple(codes.shape))
         check_part("scale", scale, scale.dtype, (*codes.shape[:-1], -(-columns // group)))
-        if codes.device.type != "meta" and not bool(((codes >= -8) & (codes <= 7)).all()):
+        if not codes.is_meta and not bool(((codes >= -8) & (codes <= 7)).all()):
             low, high = int(codes.min()), int(codes.max())
             raise ValueError(
                 f"codes go from {low} to {high}, and int4 from -8 to 7: "
@@ -136,7 +136,8 @@ def _best_scale(groups: Tensor) -> Tensor:
     for steps in _STEPS_AT_TOP:
         scale = (top / -steps).to(torch.bfloat16)  # the largest weight goes where 8 steps are
         rounded = _codes_at(groups, scale).float().mul_(scale.float().unsqueeze(-1))
-        error = rounded.sub_(groups).square_().sum(dim=-1)
+        # In units of the largest weight, whose square might be out of reach.
+        error = rounded.sub_(groups).div_(top.unsqueeze(-1)).square_().sum(dim=-1)
         better = error < least
         best = torch.where(better, scale, best)
         least = torch.where(better, error, least)

@@ -74,7 +74,7 @@ def check_dense(dense: Tensor) -> None:
 
 def check_finite(rows: Tensor) -> None:
     """Raise ValueError if a NaN or an infinity is among the weights (not asked on meta)."""
-    if rows.device.type == "meta":
+    if rows.is_meta:
         return
     if bad := int((~rows.isfinite()).sum()):
         raise ValueError(
@@ -84,7 +84,7 @@ def check_finite(rows: Tensor) -> None:
 
 
 def row_blocks(dense: Tensor) -> Iterator[slice]:
-    """Slices over the rows of all experts, each a bounded number of weights."""
+    """Slices over the rows of all experts, each a bounded number of weights (on meta, all)."""
     rows = dense.numel() // dense.shape[-1]
-    step = max(1, _AT_ONCE // dense.shape[-1])
+    step = max(1, rows if dense.is_meta else _AT_ONCE // dense.shape[-1])
     return (slice(start, start + step) for start in range(0, rows, step))

@@ -143,7 +143,7 @@ def soft_embedding_reference(
         columns = slice(start, start + _SOFT_COLUMNS)
         tempered = logits[:, columns] / temperature.unsqueeze(-1)
         share = tempered.sub_(log_total.unsqueeze(-1)).exp_().to(table.dtype)
-        total += share @ table[columns]
+        total += share.float() @ table[columns].float()
     return total.to(table.dtype)
 
 

@@ -16,6 +16,7 @@ from dgemma_kernels.vocab import Draws, VocabularyPass, choose_block, choose_col
 
 _BLOCK = 128  # columns summed together: as many logits are computed anew for each row's sample
 _CHUNK_ELEMENTS = 1 << 19  # two buffers of these stay in the cache
+_FLOOR = -80.0  # exponentials that come out subnormal take thirty times as long
 _NEGLIGIBLE = 2.0**-34  # times all chunks of a vocabulary, below half a unit of float32
 _NARROWEST, _WIDEST = 1024, 4096  # columns of a chunk: below, matrix products lose their pace
 
@@ -31,15 +32,13 @@ def vocabulary_pass(
     A row whose logits hold NaN or infinity is not `finite`: the rest of it means nothing, but
     its ids are in range and no other row is touched.
     """
-    rows, vocabulary = hidden.shape[0], table.shape[0]
-    width = _chunk_columns(rows, vocabulary)
-    scan = _Scan(hidden.float(), cap, draws, width, guess=guess)
-    for start in range(0, vocabulary, width):
-        scan.take(start, table[start : start + width].float())
+    scan = _Scan(hidden.float(), table, cap, draws, guess=guess)
+    for start in range(0, table.shape[0], scan.width):
+        scan.take(start)
     expected = None if scan.guess is None else scan.guess.div_(scan.total).to(table.dtype)
     return VocabularyPass(
         argmax=scan.argmax,
-        sample=torch.where(draws.proposal == 0, scan.argmax, scan.sample(table)),
+        sample=torch.where(draws.proposal == 0, scan.argmax, scan.sample()),
         entropy=(scan.total.log() - scan.spread / scan.total)[:, 0].float(),
         log_total=scan.log_total()[:, 0].float(),
         finite=scan.finite,
@@ -56,10 +55,11 @@ class _Scan:
     """What is known of each row after some chunks, `(N, 1)`; sums are relative to `low`."""
 
     def __init__(
-        self, hidden: Tensor, cap: float, draws: Draws, width: int, *, guess: bool
+        self, hidden: Tensor, table: Tensor, cap: float, draws: Draws, *, guess: bool
     ) -> None:
-        rows = hidden.shape[0]
-        self.hidden, self.cap, self.uniform = hidden, cap, draws.uniform
+        rows, vocabulary = hidden.shape[0], table.shape[0]
+        self.hidden, self.table, self.cap, self.uniform = hidden, table, cap, draws.uniform
+        self.width = _chunk_columns(rows, vocabulary)
         self.rate = 2 * cap / draws.temperature.unsqueeze(1)
         # A row with factor 0 draws its argmax: what else is found for it does not matter.
         self.factor = torch.where(draws.proposal == 0, 1.0, draws.proposal).unsqueeze(1)
@@ -70,18 +70,23 @@ class _Scan:
         self.total = hidden.new_zeros(rows, 1, dtype=torch.float64)
         self.spread = torch.zeros_like(self.total)  # sum of weight * log(weight)
         self.guess = torch.zeros_like(hidden) if guess else None
-        self.blocks: list[tuple[Tensor, Tensor]] = []  # a chunk's block sums and its `low`
-        self.buffers = hidden.new_empty(2, rows * width)
+        # All that is large is allocated once, or what stays of a chunk would fragment the heap.
+        self.sums = hidden.new_empty(rows, -(-vocabulary // _BLOCK))  # of the proposals' weights
+        self.lows = hidden.new_empty(rows, -(-vocabulary // self.width))  # `low` after each chunk
+        self.buffers = hidden.new_empty(2, rows * self.width)
+        self.own = hidden.new_empty(len(self.changed) * self.width)
+        exact = table.dtype == torch.float32
+        self.part = None if exact else hidden.new_empty(self.width, table.shape[1])
 
-    def take(self, start: int, table: Tensor) -> None:
-        """Add the chunk `(C, D)` of the table that begins at row `start`."""
-        shape = self.hidden.shape[0], table.shape[0]
-        gap, weight = (each[: shape[0] * shape[1]].view(shape) for each in self.buffers)
+    def take(self, start: int) -> None:
+        """Add the chunk of the table that begins at row `start`."""
+        table = self._part(start)
+        gap, weight = (_shaped(each, len(self.hidden), len(table)) for each in self.buffers)
         self._raw(self.hidden, table, gap)
         self.finite &= (gap.amax(dim=1) - gap.amin(dim=1)).isfinite()
         self._lower(gap.sigmoid_(), start)
         log_weight = gap.sub_(self.low).mul_(-self.rate)
-        torch.exp(log_weight, out=weight)
+        torch.clamp(log_weight, min=_FLOOR, out=weight).exp_()
         sums = _block_sums(weight)
         mass = sums.sum(dim=1, keepdim=True)
         self.total += mass
@@ -89,14 +94,24 @@ class _Scan:
         if self.guess is not None:
             self._expect(weight, mass, table, self.guess)
         if self.changed.numel():
-            own = log_weight[self.changed].div_(self.factor[self.changed]).exp_()
-            sums[self.changed] = _block_sums(own)
-        self.blocks.append((sums, self.low))
+            sums[self.changed] = self._own_sums(log_weight)
+        self.sums[:, start // _BLOCK : start // _BLOCK + sums.shape[1]] = sums
+        self.lows[:, start // self.width] = self.low[:, 0]
+
+    def _part(self, start: int) -> Tensor:
+        part = self.table[start : start + self.width]
+        return part if self.part is None else self.part[: len(part)].copy_(part)
+
+    def _own_sums(self, log_weight: Tensor) -> Tensor:
+        """Block sums of the rows whose proposals have a distribution of their own."""
+        own = _shaped(self.own, len(self.changed), log_weight.shape[1])
+        torch.index_select(log_weight, 0, self.changed, out=own)
+        return _block_sums(own.div_(self.factor[self.changed]).clamp_(min=_FLOOR).exp_())
 
     def _lower(self, gap: Tensor, start: int) -> None:
         """Let `low` and the argmax follow this chunk, and the sums follow `low`."""
         before, low = self.low, gap.amin(dim=1, keepdim=True)
-        if not self.blocks:
+        if start == 0:
             self.low, self.argmax = low, gap.argmin(dim=1)
             return
         self.low = torch.minimum(before, low)
@@ -112,8 +127,8 @@ class _Scan:
 
     def _expect(self, weight: Tensor, mass: Tensor, table: Tensor, guess: Tensor) -> None:
         """Add the chunk's share of the expected embedding, unless it would be rounded away."""
-        heavy = (mass > self.total * _NEGLIGIBLE)[:, 0].nonzero()[:, 0] if self.blocks else None
-        if heavy is None or 2 * heavy.numel() > len(weight):
+        heavy = (mass > self.total * _NEGLIGIBLE)[:, 0].nonzero()[:, 0]
+        if 2 * heavy.numel() > len(weight):
             guess.addmm_(weight, table)
         elif heavy.numel():
             guess.index_add_(0, heavy, weight[heavy] @ table)
@@ -122,32 +137,33 @@ class _Scan:
         """Log-sum-exp of the tempered logits, `(N, 1)` float64."""
         return self.rate * (0.5 - self.low.double()) + self.total.log()
 
-    def sample(self, table: Tensor) -> Tensor:
+    def sample(self) -> Tensor:
         """The ids `(N,)` at which the proposals' cumulative distribution passes `uniform`."""
-        rate = self.rate / self.factor
-        sums = [each * ((self.low - low) * rate).exp_() for each, low in self.blocks]
-        block, share = choose_block(torch.cat(sums, dim=1), self.uniform)
-        log_weight = self._log_weights(table, block).div_(self.factor)
+        fall = ((self.low - self.lows) * (self.rate / self.factor)).exp_()
+        blocks = self.width // _BLOCK
+        fall = fall.repeat_interleave(blocks, dim=1)[:, : self.sums.shape[1]]
+        block, share = choose_block(self.sums.mul_(fall), self.uniform)
+        log_weight = self._log_weights(block).div_(self.factor)
         token = block * _BLOCK + choose_column(log_weight.exp_(), share)
-        return token.clamp_(max=table.shape[0] - 1)
+        return token.clamp_(max=len(self.table) - 1)
 
-    def _log_weights(self, table: Tensor, block: Tensor) -> Tensor:
+    def _log_weights(self, block: Tensor) -> Tensor:
         """For each row those of its own block, `(N, _BLOCK)`, relative to `low`."""
-        rows, vocabulary = self.hidden.shape[0], table.shape[0]
+        rows, vocabulary = len(self.hidden), len(self.table)
         at = block.unsqueeze(1) * _BLOCK + torch.arange(_BLOCK, device=block.device)
-        if len(self.blocks) == 1:  # the chunk is still there
-            kept = self.buffers[0, : rows * vocabulary].view(rows, vocabulary)
+        if vocabulary <= self.width:  # the one chunk is still there
+            kept = _shaped(self.buffers[0], rows, vocabulary)
             found = kept.gather(1, at.clamp(max=vocabulary - 1))
         else:
-            found = self._computed_anew(table, block)
+            found = self._computed_anew(block)
         return found.masked_fill_(at >= vocabulary, -torch.inf)
 
-    def _computed_anew(self, table: Tensor, block: Tensor) -> Tensor:
+    def _computed_anew(self, block: Tensor) -> Tensor:
         order = block.argsort()
         numbers, counts = block[order].unique_consecutive(return_counts=True)
         hidden, gap, first = self.hidden[order], self.hidden.new_zeros(len(block), _BLOCK), 0
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
-            part = table[number * _BLOCK : (number + 1) * _BLOCK].float()
+            part = self.table[number * _BLOCK : (number + 1) * _BLOCK].float()
             self._raw(hidden[first : first + count], part, gap[first : first + count, : len(part)])
             first += count
         gap = gap.sigmoid_()[order.argsort()]
@@ -156,6 +172,10 @@ class _Scan:
     def _raw(self, hidden: Tensor, table: Tensor, out: Tensor) -> Tensor:
         """Logits before the softcap, as the sigmoid wants them."""
         return torch.addmm(out, hidden, table.t(), beta=0, alpha=-2 / self.cap, out=out)
+
+
+def _shaped(buffer: Tensor, rows: int, columns: int) -> Tensor:
+    return buffer[: rows * columns].view(rows, columns)
 
 
 def _block_sums(weight: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dgemma_backend.hookspecs import (
     EngineRecord,
     KernelsRecord,
     ProviderRecord,
+    QuantizationRecord,
     SamplerRecord,
     StopRuleRecord,
     hookimpl,
@@ -27,11 +28,33 @@ def dgemma_engines() -> Iterable[EngineRecord]:
 
 @hookimpl
 def dgemma_kernels() -> Iterable[KernelsRecord]:
-    """The plain torch operations."""
+    """The plain torch operations, and Triton's."""
     return [
         KernelsRecord(
             "reference", "dgemma_kernels:reference_kernels", summary="plain torch, any device"
-        )
+        ),
+        KernelsRecord(
+            "triton",
+            "dgemma_kernels.triton_table:triton_kernels",
+            summary="Triton, CUDA devices of capability 8.0 and newer",
+        ),
+    ]
+
+
+@hookimpl
+def dgemma_quantizations() -> Iterable[QuantizationRecord]:
+    """Formats whose kernels we have."""
+    return [
+        QuantizationRecord(
+            "int4",
+            "dgemma_backend.weights.formats:Int4",
+            summary="experts in 4 bits, attention and dense MLP in 8",
+        ),
+        QuantizationRecord(
+            "fp8",
+            "dgemma_backend.weights.formats:Fp8",
+            summary="experts, attention and dense MLP as 8-bit floats",
+        ),
     ]
 
 

@@ -87,7 +87,23 @@ class KernelsRecord(Record):
 
 @dataclass(frozen=True)
 class QuantizationRecord(Record):
-    """A format of quantized weights."""
+    """A format of quantized weights; `factory()` is asked once for each load.
+
+    What it returns has the record's `name` and one method, `matrix_for(name)`. It is asked for
+    every matrix that may be quantized, by its name in the model:
+
+        layers.N.experts.gate_up_proj, .down_proj           (experts, rows, columns)
+        layers.N.self_attn.{q,k,v,o}_proj.weight            (rows, columns)
+        layers.N.mlp.{gate,up,down}_proj.weight
+        self_conditioning.{gate,up,down}_proj.weight
+
+    and answers None, to leave that matrix in full precision, or a callable. The callable gets
+    one dense matrix `(rows, columns)` at a time, on the device where the model will be: of
+    experts, one after another, so that they are never all there in full precision. It returns
+    an `Fp8Matrix`, `Int4Matrix` or `Fp4Matrix` of `dgemma_kernels.quantized`, of the same kind
+    for all experts of a matrix and for a first try with zeros. It raises ValueError for weights
+    it cannot quantize. `dgemma_backend.weights.formats` has ours.
+    """
 
     kind: ClassVar[str] = "quantization"
 

@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,3 +154,14 @@ def test_transformers_is_an_oracle_and_never_a_part() -> None:
         if any(name.split(".")[0] == "transformers" for name in imported(parsed(path)))
     ]  # fmt: skip
     assert found == []
+
+
+def test_every_module_of_kernels_is_compiled_ahead_of_time_and_known_to_mypy() -> None:
+    from dgemma_kernels.compile_check import MODULES
+
+    there = {f"dgemma_kernels.{path.stem}" for path in ROOT.glob("kernels/*/*_triton.py")}
+    assert there - {"dgemma_kernels.four_bit_triton"} == set(MODULES)  # that one has no kernel
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    overrides = project["tool"]["mypy"]["overrides"]
+    named = {name for each in overrides for name in each["module"]}
+    assert there <= named

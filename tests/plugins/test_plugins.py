@@ -54,6 +54,7 @@ def test_our_own_parts_come_through_the_hooks_and_stand_first() -> None:
     assert {kind for kind, _ in ours[0].offers} == {
         "engine",
         "kernels",
+        "quantization",
         "sampler",
         "stop rule",
         "chat protocol",
@@ -245,8 +246,8 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_there_are() -> Non
         match="no stop rule 'nevr'. Did you mean 'never'. There are: stable_and_confident, never",
     ):
         plugins.stop_rule("nevr")
-    with pytest.raises(UnknownPluginError, match="no quantization 'int4'. There are: none"):
-        plugins.quantization("int4")
+    with pytest.raises(UnknownPluginError, match="no quantization 'int5'. Did you mean 'int4'"):
+        plugins.quantization("int5")
 
 
 def watcher(seen: list[object], hook: str) -> ModuleType:

@@ -148,7 +148,7 @@ class Client:
         }
 
     def start(self, line: str, **env: str) -> "subprocess.Popen[str]":
-        code = f"from dgemma_backend.weights.sources import pull, resolve\n{line}"
+        code = f"from dgemma_backend.weights.sources import pull, resolve, resolve_config\n{line}"
         return subprocess.Popen(
             [sys.executable, "-W", "error::ResourceWarning", "-c", code],
             env={**self.env, **env},
@@ -211,6 +211,20 @@ def test_resolve_fetches_what_is_not_there_without_a_bar_if_asked(hub: Hub, clie
     out, err = client.run(f"print(resolve({REPOSITORY!r}, progress=False))")
     assert Path(out).name == COMMIT
     assert err == ""
+
+
+def test_of_a_model_that_is_only_asked_about_the_configuration_alone_is_fetched(
+    hub: Hub, client: Client
+) -> None:
+    again = f"print(resolve_config({REPOSITORY!r}))"
+    out, err = client.run(f"print(resolve_config({REPOSITORY!r}, tell=print)); {again}")
+    told, folder, same = out.splitlines()
+    assert told == f"{REPOSITORY} at revision {COMMIT}, its configuration alone"
+    assert [each.name for each in Path(folder).iterdir()] == ["config.json"]
+    assert (same, err) == (folder, "")
+    assert len(hub.asked_for("config.json")) == 1
+    _, err = client.run("resolve_config('someone/elsewhere')")
+    assert re.search("ModelNotFoundError: the hub has no model 'someone/elsewhere'", last_line(err))
 
 
 def test_pull_into_a_folder(hub: Hub, client: Client, tmp_path: Path) -> None:

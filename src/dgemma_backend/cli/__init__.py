@@ -17,6 +17,7 @@ from dgemma_backend.cli.doctor import doctor
 from dgemma_backend.cli.generate import generate
 from dgemma_backend.cli.plugins import plugins
 from dgemma_backend.cli.pull import pull
+from dgemma_backend.cli.quantize import quantize
 from dgemma_backend.cli.terminal_text import printable
 from dgemma_backend.cli.watch import watch
 from dgemma_backend.errors import DgemmaError
@@ -32,7 +33,7 @@ def commands() -> None:
     """Run DiffusionGemma: text that settles out of noise, a canvas at a time."""
 
 
-for verb in (generate, chat, watch, doctor, plugins, pull):
+for verb in (generate, chat, watch, doctor, plugins, pull, quantize):
     commands.add_command(verb)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 
 import click
 
@@ -11,12 +12,47 @@ MARKS = {"ok": "ok     ", "absent": "absent ", "problem": "PROBLEM"}
 
 
 @click.command()
+@click.option(
+    "-m",
+    "--model",
+    metavar="NAME",
+    help="Count the memory this model takes: 'tiny', a folder or a hub id.",
+)
+@click.option("--quantization", metavar="NAME", help="... if it is quantised so while it loads.")
+@click.option(
+    "--context",
+    type=int,
+    default=8192,
+    show_default=True,
+    metavar="N",
+    help="... with so many tokens of prompt and answer.",
+)
+@click.option(
+    "--canvases",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="... and so many requests at a time.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(as_json: bool) -> int:
-    """Say what this machine has and can run. Exit code 1 if something needs mending."""
-    from dgemma_backend.cli.findings import examine
+def doctor(
+    model: str | None, quantization: str | None, context: int, canvases: int, as_json: bool
+) -> int:
+    """Say what this machine has and can run. Exit code 1 if something needs mending.
 
-    findings = examine()
+    With --model, say what that model would take of memory; only its config.json is read.
+    """
+    from dgemma_backend.cli.findings import examine
+    from dgemma_backend.cli.memory import examine_model
+
+    if model is None:
+        if quantization is not None:
+            raise click.UsageError("--quantization is of a model: name it with --model.")
+        findings = examine()
+    else:
+        tell = partial(click.echo, err=True)
+        findings = examine_model(model, quantization, context, canvases, tell)
     if as_json:
         click.echo(json.dumps([asdict(each) for each in findings], indent=2))
     else:

@@ -35,7 +35,7 @@ class Finding:
 def examine() -> list[Finding]:
     """All findings. A check that fails itself is a finding too."""
     found: list[Finding] = []
-    for check in (_software, _devices, _extras, _plugins, _tiny, _published):
+    for check in (_software, devices, _extras, _plugins, _tiny, _published):
         found += _guarded(check)
     return found
 
@@ -55,7 +55,8 @@ def _software() -> Iterator[Finding]:
         yield Finding(name, "ok", version(name))
 
 
-def _devices() -> Iterator[Finding]:
+def devices() -> Iterator[Finding]:
+    """Processor and GPUs, and the memory of each."""
     import torch
 
     cores, memory = os.cpu_count(), _memory()
@@ -150,20 +151,27 @@ def _tiny() -> Iterator[Finding]:
     )
 
 
-def _published() -> Iterator[Finding]:
-    """Whether the weights of the published checkpoint fit anywhere; caches come on top."""
+def places() -> dict[str, int]:
+    """Bytes of memory where a model might go, the fastest place first."""
     import torch
 
-    places = {"memory": _memory()}
+    found = {}
     if torch.cuda.is_available():
-        places = {
+        found = {
             f"cuda:{n}": torch.cuda.get_device_properties(n).total_memory
             for n in range(torch.cuda.device_count())
-        } | places
+        }
+    return found | {"memory": _memory()}
+
+
+def _published() -> Iterator[Finding]:
+    """Whether the weights of the published checkpoint fit anywhere; caches come on top."""
+    there = places()
     need = f"{PUBLISHED_BYTES / GIGABYTE:.0f} GB of bfloat16 weights"
-    room = next((place for place, size in places.items() if size > PUBLISHED_BYTES), None)
+    room = next((place for place, size in there.items() if size > PUBLISHED_BYTES), None)
     if room is None:
-        sizes = ", ".join(f"{place} {size / GIGABYTE:.0f} GB" for place, size in places.items())
-        yield Finding(PUBLISHED, "absent", f"{need} fit nowhere here: {sizes}")
+        sizes = ", ".join(f"{place} {size / GIGABYTE:.0f} GB" for place, size in there.items())
+        more = f"dgemma doctor --model {PUBLISHED} --quantization int4"
+        yield Finding(PUBLISHED, "absent", f"{need} fit nowhere here: {sizes}", more)
     else:
         yield Finding(PUBLISHED, "ok", f"{need} fit {room}", f"dgemma pull {PUBLISHED}")

@@ -18,6 +18,7 @@ _ENGINE = [
     click.option("--engine", default="auto", metavar="KIND", help="A registered kind of engine."),
     click.option("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N."),
     click.option("--dtype", default="auto", metavar="TYPE", help="auto, float32 or bfloat16."),
+    click.option("--quantization", metavar="FORMAT", help="Quantize while loading: int4 or fp8."),
     click.option("--kernels", default="auto", metavar="NAME", help="auto or registered kernels."),
 ]  # fmt: skip
 

@@ -17,3 +17,8 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """The same on a single line: every run of white space is one space."""
     return " ".join(printable(text).split())
+
+
+def size_in_words(size: int) -> str:
+    """Bytes as a person would say them, in decimal units."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dgemma_backend.config.quantization import read_quantization
 from dgemma_backend.config.reader import Facts
 
 ARCHITECTURE = "DiffusionGemmaForBlockDiffusion"
@@ -102,6 +103,9 @@ def read_model(facts: Facts) -> dict[str, Any]:
     values["vision"] = None
     if facts.has("vision_config") and facts.take("vision_config") is not None:
         values["vision"] = _read_vision(facts.section("vision_config"))
+    values["quantization"] = None
+    if facts.has("quantization_config") and facts.take("quantization_config") is not None:
+        values["quantization"] = read_quantization(facts.section("quantization_config"))
     facts.finish(_ROOT_WITHOUT_EFFECT)
     values["canvas_prefix_window"] = values["sliding_window"]
     return values
@@ -223,6 +227,8 @@ def write_model(values: Mapping[str, Any]) -> dict[str, Any]:
             "standardize": bool(vision["standardize"]),
             "use_clipped_linears": False,
         }
+    if values["quantization"] is not None:
+        config["quantization_config"] = values["quantization"].to_dict()
     return config
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from dgemma_backend.config.bounds import RANGES, SIZES, VISION_SIZES, check_fields, check_number
 from dgemma_backend.config.layout import read_model, write_model
+from dgemma_backend.config.quantization import Quantization, read_modelopt_file
 from dgemma_backend.config.reader import Facts, read_json_object, shown
 from dgemma_backend.errors import ConfigError
 
 LAYER_TYPES = ("sliding_attention", "full_attention")
+MODELOPT_FILE = "hf_quant_config.json"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class ModelConfig:
         vision: Facts of the vision tower (the names in VISION_SIZES), None without a tower.
         canvas_prefix_window: Prefix tokens that a canvas sees in sliding layers. JAX shows
             the last `sliding_window`, which is what `from_dict` sets; transformers one fewer.
+        quantization: How the stored matrices are encoded, None where none is.
     """
 
     vocab_size: int
@@ -58,6 +62,7 @@ class ModelConfig:
     image_token_id: int
     vision: Mapping[str, int] | None = field(hash=False)
     canvas_prefix_window: int
+    quantization: Quantization | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, SIZES, int)
@@ -68,9 +73,24 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelConfig:
-        """Read `folder`/config.json; raises CheckpointError when there is none."""
-        config = read_json_object(folder, "config.json")
-        return cls.from_dict(config, where=str(Path(folder) / "config.json"))
+        """Read `folder`/config.json, and hf_quant_config.json where there is one.
+
+        Raises CheckpointError when there is no config.json, ConfigError for what they hold.
+        """
+        facts = read_json_object(folder, "config.json")
+        config = cls.from_dict(facts, where=str(Path(folder) / "config.json"))
+        path = Path(folder) / MODELOPT_FILE
+        if not os.path.lexists(path):
+            return config
+        found = read_modelopt_file(Facts(read_json_object(folder, MODELOPT_FILE), str(path)))
+        if config.quantization is None:
+            return replace(config, quantization=found)
+        if config.quantization.format != found.format:
+            raise ConfigError(
+                f"{path} says the weights are {found.format}, and config.json that they are "
+                f"{config.quantization.format}. Remove the file that is of another checkpoint."
+            )
+        return config
 
     @classmethod
     def from_dict(cls, config: Mapping[str, object], *, where: str = "config.json") -> ModelConfig:

@@ -25,7 +25,7 @@ SAFE_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
 CODE_KEYS = frozenset(
     {"auto_map", "custom_code", "custom_generate", "custom_pipelines", "trust_remote_code"}
 )
-#: Keys of quantised variants.
+#: Keys of quantised variants that say it otherwise than the ones read here.
 QUANTIZATION_KEYS = frozenset({"quantization", "quantization_config", "compression_config"})
 
 _short = reprlib.Repr()
@@ -128,6 +128,11 @@ class Facts:
         self._values = values
         self._read: set[object] = set()
 
+    @property
+    def whole(self) -> Mapping[str, Any]:
+        """The object itself."""
+        return self._values
+
     def has(self, key: str) -> bool:
         """Whether `key` is there at all."""
         return key in self._values
@@ -196,7 +201,8 @@ class Facts:
                 reason = "it would let the checkpoint choose code to run, which is never done"
             elif key in QUANTIZATION_KEYS:
                 reason = (
-                    "this is a quantised variant, which cannot be read; take the bfloat16 "
+                    "this is a quantised variant of a kind that is not read. Those of "
+                    "`dgemma quantize`, compressed-tensors and modelopt are, and the bfloat16 "
                     "checkpoint google/diffusiongemma-26B-A4B-it"
                 )
             else:

@@ -1,11 +1,18 @@
 """Token embedding, and the same matrix as output head and as soft embedding."""
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgemma_backend.config import ModelConfig
 from dgemma_kernels import Draws, Kernels, VocabularyPass
+
+
+@cache
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    return float(torch.tensor(value, dtype=dtype, device="cpu"))
 
 
 class Embedding(nn.Module):
@@ -20,8 +27,7 @@ class Embedding(nn.Module):
     @property
     def _scale(self) -> float:
         """sqrt(hidden), rounded to the weights' dtype as in training (bfloat16: 53 for 2816)."""
-        root = float(self.weight.shape[1]) ** 0.5
-        return float(torch.tensor(root, dtype=self.weight.dtype, device="cpu"))
+        return _rounded(self.weight.shape[1] ** 0.5, self.weight.dtype)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Ids `(...)` -> `(..., hidden)`, scaled."""

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dgemma_backend.config.reader import shown
 from dgemma_backend.errors import CheckpointError
-from dgemma_backend.weights.layout import DECODER, Expected, Shape
-from dgemma_backend.weights.shards import FLOATS, Shard
+from dgemma_backend.weights.expected import Expected
+from dgemma_backend.weights.layout import DECODER, Shape
+from dgemma_backend.weights.shards import QUANTIZED, Shard
 
 #: How tensors end that only quantised variants have. (Our own router has a `per_expert_scale`.)
 _QUANTIZED_ENDS = (
@@ -17,6 +18,8 @@ _QUANTIZED_ENDS = (
     ".weight_scale_inv",
     ".input_scale",
     "_packed",
+    ".packed",
+    ".values",
     ".scales",
     ".biases",
     ".qweight",
@@ -27,7 +30,7 @@ _QUANTIZED_ENDS = (
 
 
 def check_tensors(folder: Path, expected: Mapping[str, Expected], shards: Sequence[Shard]) -> None:
-    """Raise CheckpointError unless `shards` hold just what is `expected`, in full precision.
+    """Raise CheckpointError unless `shards` hold just what is `expected`, in its dtypes.
 
     The message names how many differ, the first of them, and what may have happened.
     """
@@ -42,10 +45,17 @@ def check_tensors(folder: Path, expected: Mapping[str, Expected], shards: Sequen
     check_names(folder, expected, found)
     for shard in shards:
         for name, stored in shard.tensors.items():
-            if stored.dtype not in FLOATS:
+            wanted = expected[name].dtypes
+            if stored.dtype not in wanted:
+                why = (
+                    "Its config.json has no quantization_config, which would tell how to read "
+                    "quantised weights: take the file that was published with them"
+                    if stored.dtype in QUANTIZED and expected[name].role == "model"
+                    else "Is config.json of another variant?"
+                )
                 raise CheckpointError(
-                    f"{shard.path}: {name} is stored as {stored.dtype}. This is a quantised "
-                    f"variant; take the bfloat16 checkpoint google/diffusiongemma-26B-A4B-it"
+                    f"{shard.path}: {name} is stored as {stored.dtype}, must be "
+                    f"{' or '.join(wanted)}. {why}"
                 )
             check_shape(shard.path, name, stored.shape, expected[name].shape)
 
@@ -58,8 +68,9 @@ def check_names(folder: Path, expected: Mapping[str, Expected], found: Iterable[
     if unknown and any(name.endswith(_QUANTIZED_ENDS) for name in unknown):
         name = next(name for name in unknown if name.endswith(_QUANTIZED_ENDS))
         raise CheckpointError(
-            f"{folder} holds {shown(name)}, as quantised variants do, which cannot be read. Take "
-            f"the bfloat16 checkpoint google/diffusiongemma-26B-A4B-it"
+            f"{folder} holds {shown(name)}, as quantised variants do, and its config.json does not "
+            f"say so. Take the config.json that was published with these weights, or the bfloat16 "
+            f"checkpoint google/diffusiongemma-26B-A4B-it"
         )
     if missing and not any(name.startswith(DECODER) for name in has):
         raise CheckpointError(

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 from dgemma_backend.config import ModelConfig
 from dgemma_backend.errors import CheckpointError, MissingDependencyError, ModelNotFoundError
 from dgemma_backend.weights.comparison import check_tensors
-from dgemma_backend.weights.layout import expected_tensors
+from dgemma_backend.weights.expected import expected_tensors
 from dgemma_backend.weights.shards import read_shards, shard_names
 
 #: Files that are fetched: no code, no pickle, no other framework's weights, no subfolder.
 WANTED = re.compile(r"[A-Za-z0-9._-]+\.(safetensors|json)|tokenizer\.model|SHA256SUMS")
 #: Files under way at a time. When the process is killed these are lost; 5 GB each, as published.
 FILES_AT_ONCE = 2
+#: What says of which shape and encoding the weights are.
+CONFIGS = ("config.json", "hf_quant_config.json")
 NEEDED = ("config.json", "generation_config.json", "tokenizer.json")
 
 
@@ -41,6 +43,23 @@ def find_in_cache(repository: str, revision: str | None) -> Pulled | None:
         return None
     folder = Path(found).parent
     return None if missing_files(folder) else Pulled(folder, folder.name)
+
+
+def find_config(repository: str, revision: str | None, tell: Callable[[str], None]) -> Path:
+    """A folder with the repository's config.json, fetched alone if it is not in the cache.
+
+    Raises as `download` does.
+    """
+    hub = _library()
+    found = hub.try_to_load_from_cache(repository, CONFIGS[0], revision=revision)
+    if isinstance(found, str):
+        return Path(found).parent
+    with _explained(repository, revision), _bars(hub, progress=False):
+        folder = hub.snapshot_download(
+            repository, revision=revision, allow_patterns=list(CONFIGS), max_workers=1
+        )
+    tell(f"{repository} at revision {Path(folder).name}, its configuration alone")
+    return Path(folder)
 
 
 def missing_files(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which tensors a checkpoint has to hold: name, shape and what becomes of each.
+"""The tensors of a checkpoint in full precision: name and shape.
 
 The text model is stored once, under `model.decoder.`; the encoder shares it. Only each layer's
 `layer_scalar`, a buffer, is stored a second time for the encoder, with the same value. The vision
@@ -7,8 +7,8 @@ tower is known, and must be complete, but is not loaded yet.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
 
 from dgemma_backend.config import ModelConfig
 
@@ -16,33 +16,19 @@ DECODER = "model.decoder."
 ENCODER = "model.encoder."
 ENCODER_TEXT = f"{ENCODER}language_model."
 
-Role = Literal["model", "encoder copy", "vision"]
 Shape = tuple[int, ...]
+#: Matrices that may be quantised: kernels take them, and quality bears it.
+_QUANTIZABLE = re.compile(
+    r"layers\.\d+\.(experts\.(gate_up|down)_proj|(self_attn|mlp)\.[a-z]+_proj\.weight)"
+    r"|self_conditioning\.[a-z]+_proj\.weight"
+)
 
 
-class Expected(NamedTuple):
-    """Shape of a stored tensor, and what it is for.
-
-    "model" is loaded (its name in the model lacks DECODER), "encoder copy" must equal the
-    decoder's, "vision" belongs to the tower.
-    """
-
-    shape: Shape
-    role: Role
-
-
-def expected_tensors(config: ModelConfig) -> dict[str, Expected]:
-    """Every tensor of the published layout by its name in the files, for the shape in `config`."""
-    found = {
-        DECODER + name: Expected(shape, "model") for name, shape in text_shapes(config).items()
+def quantizable_shapes(config: ModelConfig) -> dict[str, Shape]:
+    """Those of the text model's tensors that may be quantised: not embedding, router and norms."""
+    return {
+        name: shape for name, shape in text_shapes(config).items() if _QUANTIZABLE.fullmatch(name)
     }
-    for index in range(config.num_hidden_layers):
-        name = f"{ENCODER_TEXT}layers.{index}.layer_scalar"
-        found[name] = Expected((1,), "encoder copy")
-    if config.vision is not None:
-        shapes = vision_shapes(config.vision, config.hidden_size)
-        found |= {ENCODER + name: Expected(shape, "vision") for name, shape in shapes.items()}
-    return found
 
 
 def text_shapes(config: ModelConfig) -> dict[str, Shape]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from dgemma_backend.config.reader import file_in, shown
@@ -80,7 +81,12 @@ def digest_of(path: Path) -> str:
 def write_manifest(folder: Path, names: list[str]) -> Path:
     """Write SHA256SUMS over the files `names` of `folder`, replacing one that is there."""
     folder = Path(folder)
-    lines = [f"{digest_of(file_in(folder, name))}  {name}\n" for name in sorted(names)]
     temporary = folder / f".{MANIFEST}.partial"
-    temporary.write_text("".join(lines), encoding="ascii")
+    text = manifest_text({name: file_in(folder, name) for name in names})
+    temporary.write_text(text, encoding="ascii")
     return temporary.replace(folder / MANIFEST)
+
+
+def manifest_text(files: Mapping[str, Path]) -> str:
+    """What SHA256SUMS says of files by their names, wherever they are now."""
+    return "".join(f"{digest_of(path)}  {name}\n" for name, path in sorted(files.items()))

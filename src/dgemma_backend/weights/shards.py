@@ -53,6 +53,11 @@ class Stored(NamedTuple):
     start: int
     stop: int
 
+    @property
+    def bytes(self) -> int:
+        """How many bytes it takes."""
+        return self.stop - self.start
+
 
 class Shard(NamedTuple):
     """One file and its tensors, in the order of their bytes; `path` has no links in it."""
@@ -110,11 +115,6 @@ def _read_index(folder: Path) -> dict[str, str] | None:
         if not os.path.lexists(single):
             raise CheckpointError(_without_weights(folder))
         return None
-    if os.path.lexists(single):
-        raise CheckpointError(
-            f"{folder} holds both {SINGLE_FILE} and {INDEX}: which of them are the weights? "
-            f"Remove the other."
-        )
     try:
         content = read_json_object(folder, INDEX, max_bytes=MAX_INDEX_BYTES)
     except ConfigError as error:
@@ -128,8 +128,14 @@ def _read_index(folder: Path) -> dict[str, str] | None:
                 f"{index} puts {shown(tensor)} into {shown(name)}, which is no plain name of a "
                 f".safetensors file. No path may leave the folder; do not trust this checkpoint."
             )
-    if len(set(placed.values())) > MAX_SHARDS:
+    names = set(placed.values())
+    if len(names) > MAX_SHARDS:
         raise CheckpointError(f"{index} names more than {MAX_SHARDS} files")
+    if os.path.lexists(single) and SINGLE_FILE not in names:
+        raise CheckpointError(
+            f"{folder} holds both {SINGLE_FILE} and {INDEX}, which does not name it: which of "
+            f"them are the weights? Remove the other."
+        )
     return placed
 
 

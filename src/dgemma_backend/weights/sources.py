@@ -19,7 +19,7 @@ from dgemma_backend.errors import CheckpointError, ModelNotFoundError
 from dgemma_backend.weights import hub
 from dgemma_backend.weights.hub import Pulled
 
-__all__ = ["TINY", "Pulled", "pull", "resolve"]
+__all__ = ["TINY", "Pulled", "pull", "resolve", "resolve_config"]
 
 TINY = "tiny"
 PUBLISHED = "google/diffusiongemma-26B-A4B-it"
@@ -68,6 +68,23 @@ def resolve(
     return pulled.folder
 
 
+def resolve_config(
+    model: str | Path, *, revision: str | None = None, tell: Tell | None = None
+) -> Path:
+    """A folder that holds at least the config.json of `model`; no weight is fetched for it.
+
+    Takes a name and raises as `resolve` does.
+    """
+    folder = _local_folder(model)
+    if folder is not None:
+        return folder
+    name = _hub_id(model, revision)
+    try:
+        return hub.find_config(name, revision, lambda text: _say(text, tell))
+    except hub.NoSuchRepository as error:
+        raise _not_known(name, error) from error
+
+
 def pull(
     model: str,
     revision: str | None = None,
@@ -88,9 +105,12 @@ def pull(
     try:
         return hub.download(name, revision, destination, progress, lambda text: _say(text, tell))
     except hub.NoSuchRepository as error:
-        raise ModelNotFoundError(
-            f"{error} {_accepted()}{_nearest(name, [PUBLISHED, *hub.cached_ids()])}"
-        ) from error
+        raise _not_known(name, error) from error
+
+
+def _not_known(name: str, error: hub.NoSuchRepository) -> ModelNotFoundError:
+    near = _nearest(name, [PUBLISHED, *hub.cached_ids()])
+    return ModelNotFoundError(f"{error} {_accepted()}{near}")
 
 
 def _local_folder(model: str | Path) -> Path | None:

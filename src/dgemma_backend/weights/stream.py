@@ -1,4 +1,4 @@
-"""Bytes of a safetensors file into tensors, and tensors into such a file, a piece at a time.
+"""Bytes of safetensors files into tensors, a piece at a time.
 
 Only one buffer of PIECE bytes stands between the file and the tensor, whatever its device and
 dtype: host memory never holds a tensor that is on its way elsewhere.
@@ -7,11 +7,10 @@ dtype: host memory never holds a tensor that is on its way elsewhere.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO, Self
 
 import torch
 from torch import Tensor
@@ -25,6 +24,10 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "F16": torch.float16,
     "F32": torch.float32,
     "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "U8": torch.uint8,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
 STORED_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
@@ -38,102 +41,114 @@ class ShardStream:
         self._file = file
         self._buffer = memoryview(bytearray(PIECE))
         if os.fstat(file.fileno()).st_size != shard.size:
-            raise self._changed()
+            raise _changed(shard)
 
     def pieces(self, start: int, stop: int) -> Iterator[memoryview]:
         """The bytes from `start` to `stop`, each piece valid until the next is asked for."""
-        self._file.seek(start)
         while start < stop:
             piece = self._buffer[: min(PIECE, stop - start)]
-            self._fill(piece)
+            _fill_bytes(piece, self._file, self.shard, start)
             if self.digest is not None:
                 self.digest.update(piece)
             yield piece
             start += len(piece)
 
-    def _fill(self, piece: memoryview) -> None:
-        while piece:
-            count = self._file.readinto(piece)  # type: ignore[attr-defined]
-            if not count:
-                raise self._changed()
-            piece = piece[count:]
-
-    def _changed(self) -> CheckpointError:
-        return CheckpointError(
-            f"{self.shard.path} changed while it was read. Is a download still running?"
-        )
-
 
 def read_tensors(
     shard: Shard,
-    target_of: Callable[[str, Stored], Tensor | None],
+    targets_of: Callable[[str, Stored], Iterator[Tensor]],
     *,
     hashed: bool,
     tell: Callable[[int], None],
 ) -> str | None:
-    """Copy the tensors of `shard` into those that `target_of` names, in the order of the file.
+    """Copy the tensors of `shard` into those that `targets_of` names, in the order of the file.
 
-    A target has the stored shape, is contiguous, and may be of any dtype and on any device; None
-    passes a tensor over. `tell` gets the bytes of each tensor when it is done. Returns the
-    file's sha256 if `hashed`. Raises CheckpointError for a file that cannot be read or changed.
+    The targets of a tensor are filled one after another; each is contiguous, and may be of any
+    dtype and on any device. The next is asked for when one is full. None at all passes the
+    tensor over. `tell` gets the bytes of each tensor when it is done. Returns the file's sha256
+    if `hashed`. Raises CheckpointError for a file that cannot be read or changed.
     """
-    try:
-        with open_shard(shard.path) as file:
-            stream = ShardStream(shard, file, hashed=hashed)
-            first = min((each.start for each in shard.tensors.values()), default=shard.size)
-            for _ in stream.pieces(0, first if hashed else 0):
-                pass  # the header, for the hash
-            for name, stored in shard.tensors.items():
-                target = target_of(name, stored)
-                if target is not None:
-                    _fill_tensor(target, stream, stored)
-                elif hashed:
-                    for _ in stream.pieces(stored.start, stored.stop):
-                        pass
-                tell(stored.stop - stored.start)
-    except OSError as error:
-        raise CheckpointError(f"{shard.path} cannot be read: {error.strerror or error}") from error
+    with _opened(shard) as file:
+        stream = ShardStream(shard, file, hashed=hashed)
+        first = min((each.start for each in shard.tensors.values()), default=shard.size)
+        _pass_over(stream, 0, first)
+        for name, stored in shard.tensors.items():
+            start = stored.start
+            for target in targets_of(name, stored):
+                start = _fill_tensor(target, stream, stored.dtype, start)
+            _pass_over(stream, start, stored.stop)
+            tell(stored.bytes)
     return None if stream.digest is None else stream.digest.hexdigest()
 
 
-def _fill_tensor(target: Tensor, stream: ShardStream, stored: Stored) -> None:
-    flat, done = target.view(-1), 0
-    for piece in stream.pieces(stored.start, stored.stop):
-        values = torch.frombuffer(piece, dtype=TORCH_DTYPES[stored.dtype])
+def _pass_over(stream: ShardStream, start: int, stop: int) -> None:
+    """Read bytes that nobody wants for the hash, or do not read them at all."""
+    if stream.digest is not None:
+        for _ in stream.pieces(start, stop):
+            pass
+
+
+def _fill_tensor(target: Tensor, stream: ShardStream, dtype: str, start: int) -> int:
+    """Fill `target` with the values from byte `start` on; returns where the next ones begin."""
+    flat, done, of = target.view(-1), 0, TORCH_DTYPES[dtype]
+    stop = start + flat.numel() * of.itemsize
+    for piece in stream.pieces(start, stop):
+        values = torch.frombuffer(piece, dtype=of)
         flat[done : done + len(values)].copy_(values)
         done += len(values)
+    return stop
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Write `tensors`, as `dtype`, into a safetensors file that must not exist yet.
+class TensorReader:
+    """Single tensors out of any shard, whenever they are needed. Closes its files at exit."""
 
-    The file is complete on disk when this returns.
-    """
-    width, end = dtype.itemsize, 0
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers asks for it
-    for name, tensor in sorted(tensors.items()):
-        begin, end = end, end + tensor.numel() * width
-        header[name] = {
-            "dtype": STORED_DTYPES[dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-    raw = json.dumps(header, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)  # tensors begin at a multiple of eight
-    with open(path, "xb") as file:
-        file.write(len(raw).to_bytes(8, "little") + raw)
-        for _, tensor in sorted(tensors.items()):
-            _write_tensor(file, tensor.detach(), dtype)
-        file.flush()
-        os.fsync(file.fileno())
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards = {name: shard for shard in shards for name in shard.tensors}
+        self._files: dict[str, BinaryIO] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def read(self, name: str) -> Tensor:
+        """The stored tensor `name`, as it is stored. Raises CheckpointError as `read_tensors`."""
+        shard = self._shards[name]
+        stored = shard.tensors[name]
+        raw = bytearray(stored.bytes)
+        if shard.name not in self._files:
+            self._files[shard.name] = _opened(shard)
+        _fill_bytes(memoryview(raw), self._files[shard.name], shard, stored.start)
+        if not raw:
+            return torch.empty(stored.shape, dtype=TORCH_DTYPES[stored.dtype])
+        return torch.frombuffer(raw, dtype=TORCH_DTYPES[stored.dtype]).view(stored.shape)
 
 
-def _write_tensor(file: BinaryIO, tensor: Tensor, dtype: torch.dtype) -> None:
-    flat = tensor.reshape(-1)
-    step = PIECE // dtype.itemsize
-    buffer = bytearray(min(PIECE, flat.numel() * dtype.itemsize))
-    for start in range(0, flat.numel(), step):
-        values = flat[start : start + step]
-        piece = memoryview(buffer)[: len(values) * dtype.itemsize]
-        torch.frombuffer(piece, dtype=dtype).copy_(values)
-        file.write(piece)
+def _opened(shard: Shard) -> BinaryIO:
+    with _explained(shard):
+        return open_shard(shard.path)
+
+
+def _fill_bytes(piece: memoryview, file: BinaryIO, shard: Shard, start: int) -> None:
+    """Fill `piece` with the bytes of `file` from `start` on."""
+    with _explained(shard):
+        file.seek(start)
+        while piece:
+            count = file.readinto(piece)  # type: ignore[attr-defined]
+            if not count:
+                raise _changed(shard)
+            piece = piece[count:]
+
+
+@contextmanager
+def _explained(shard: Shard) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{shard.path} cannot be read: {error.strerror or error}") from error
+
+
+def _changed(shard: Shard) -> CheckpointError:
+    return CheckpointError(f"{shard.path} changed while it was read. Is a download still running?")
