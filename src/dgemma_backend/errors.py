@@ -16,6 +16,7 @@
     │   ├── NonFiniteLogitsError    the model returned NaN or infinity
     │   ├── DeadlineExceededError   the request's timeout passed
     │   └── CancelledError          the request was cancelled
+    ├── QueueFullError              too many requests are in line already
     ├── EngineClosedError           the engine has been closed
     └── MissingDependencyError      an optional package is not installed
 
@@ -86,6 +87,10 @@ class DeadlineExceededError(GenerationError, TimeoutError):
 
 class CancelledError(GenerationError):
     """The request was cancelled before it was finished."""
+
+
+class QueueFullError(DgemmaError, RuntimeError):
+    """So many requests are in line that another was refused; try again later."""
 
 
 class EngineClosedError(DgemmaError, RuntimeError):

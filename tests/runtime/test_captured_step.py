@@ -83,11 +83,10 @@ def assert_same_steps(mine: list[Any], wanted: list[Any]) -> None:
 
 def replayed(steps: CapturedSteps, canvas: CanvasDenoiser, context: Any) -> list[Any]:
     found = []
-    step = steps.begin([canvas], context)
-    assert step is not None
-    with step:
-        while not canvas.done:
-            found.append(canvas.advance(step.replay()[0]))
+    while not canvas.done:
+        taken = steps.step([canvas], context)
+        assert taken is not None
+        found.append(canvas.advance(taken[0]))
     return found
 
 
@@ -107,46 +106,41 @@ def test_replayed_steps_are_the_steps_taken_one_by_one(model: tuple[Any, list[An
     assert len(lengths) > 3
 
 
-def test_a_batch_of_canvases_is_replayed_together(model: tuple[Any, list[Any]]) -> None:
+def test_canvases_may_leave_and_join_between_two_steps(model: tuple[Any, list[Any]]) -> None:
     network, caches = model
-    canvases = [denoiser(seed) for seed in range(3)]
-    step = CapturedSteps(network, call_again).begin(canvases, network.canvas_context(caches))
-    assert step is not None
-    found: list[list[Any]] = [[], [], []]
-    with step:
-        while not all(canvas.done for canvas in canvases):
-            for row, taken in enumerate(step.replay()):
-                if not canvases[row].done:
-                    found[row].append(canvases[row].advance(taken))
-    for row, cache in enumerate(caches):
-        assert_same_steps(found[row], step_by_step(network, cache, denoiser(row)))
-
-
-def test_what_a_replay_returned_does_not_change_with_the_next(
-    model: tuple[Any, list[Any]],
-) -> None:
-    network, caches = model
-    canvas = denoiser(1)
-    step = CapturedSteps(network, call_again).begin([canvas], network.canvas_context(caches[:1]))
-    assert step is not None
-    first = step.replay()[0]
-    kept = [x.clone() for x in first if x is not None]
-    step.replay()
-    now = [x for x in first if x is not None]
-    assert all(torch.equal(x, y) for x, y in zip(now, kept, strict=True))
-
-
-def test_a_graph_at_work_is_not_given_to_others_until_it_is_free(
-    model: tuple[Any, list[Any]],
-) -> None:
-    network, caches = model
-    context = network.canvas_context(caches[:1])
+    canvases = [
+        denoiser(seed, replace(SETTINGS, max_denoising_steps=steps))
+        for seed, steps in enumerate((4, 9, 7))
+    ]
     steps = CapturedSteps(network, call_again)
-    first = steps.begin([denoiser(0)], context)
+    found: list[list[Any]] = [[], [], []]
+    for tick in range(12):  # the second starts late, and each leaves when it is done
+        rows = [r for r in range(3) if not canvases[r].done and (r != 1 or tick >= 2)]
+        if rows:
+            context = network.canvas_context([caches[r] for r in rows])
+            taken = steps.step([canvases[r] for r in rows], context)
+            assert taken is not None
+            for row, each in zip(rows, taken, strict=True):
+                found[row].append(canvases[row].advance(each))
+    for row, cache in enumerate(caches):
+        alone = denoiser(row, canvases[row].settings)
+        assert_same_steps(found[row], step_by_step(network, cache, alone))
+
+
+def test_what_a_step_returned_does_not_change_with_the_next(
+    model: tuple[Any, list[Any]],
+) -> None:
+    network, caches = model
+    canvas, steps = denoiser(1), CapturedSteps(network, call_again)
+    context = network.canvas_context(caches[:1])
+    first = (steps.step([canvas], context) or [None])[0]
     assert first is not None
-    with first:
-        assert steps.begin([denoiser(1)], context) is None
-    assert steps.begin([denoiser(1)], context) is first
+    kept = [x.clone() for x in first if x is not None]
+    canvas.advance(first)
+    steps.step([canvas], context)
+    now = [x for x in first if x is not None]
+    assert len(now) == 7
+    assert all(torch.equal(x, y) for x, y in zip(now, kept, strict=True))
 
 
 def test_what_cannot_be_captured_is_left_to_the_caller(model: tuple[Any, list[Any]]) -> None:
@@ -154,10 +148,10 @@ def test_what_cannot_be_captured_is_left_to_the_caller(model: tuple[Any, list[An
     steps = CapturedSteps(network, call_again)
     context = network.canvas_context(caches[:1])
     restricted = denoiser(0, replace(SETTINGS, top_k=3))
-    assert steps.begin([restricted], context) is None
+    assert steps.step([restricted], context) is None
     foreign = denoiser(0)
     foreign.sampler = type("Foreign", (), {"accept": lambda self, entropy: entropy < 1})()
-    assert steps.begin([foreign], context) is None
+    assert steps.step([foreign], context) is None
 
 
 def test_a_device_that_cannot_record_is_named_once_and_not_asked_again(
@@ -173,6 +167,6 @@ def test_a_device_that_cannot_record_is_named_once_and_not_asked_again(
     steps = CapturedSteps(network, refuse)
     context = network.canvas_context(caches[:1])
     with pytest.warns(RuntimeWarning, match="not permitted when stream is capturing"):
-        assert steps.begin([denoiser(0)], context) is None
-    assert steps.begin([denoiser(0)], context) is None
+        assert steps.step([denoiser(0)], context) is None
+    assert steps.step([denoiser(0)], context) is None
     assert len(asked) == 1

@@ -160,7 +160,7 @@ def test_the_same_arguments_give_the_same_live_engine() -> None:
 
 def test_a_closed_engine_serves_nothing_and_ends_what_it_was_doing() -> None:
     engine = open_engine("tiny", device="cpu", dtype="bfloat16")
-    running = engine.stream(QUESTION, drafts=True)
+    running = engine.stream(QUESTION, drafts=True, settings={"stop_rule": "never"})
     next(running)
     engine.close()
     with pytest.raises(EngineClosedError, match="'tiny' was closed"):

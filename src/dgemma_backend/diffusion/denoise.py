@@ -165,11 +165,14 @@ class CanvasDenoiser:
 
     def step(self, logits: Logits) -> StepTensors:
         """What the logits of `canvas` and `guess` make of the canvas; changes nothing yet."""
-        draws, settings = self.draws(), self.settings
-        found = logits.vocabulary_pass(draws, guess=not self.last_step)
-        proposal = found.sample
+        return self.take(logits.vocabulary_pass(self.draws(), guess=not self.last_step), logits)
+
+    def take(self, found: VocabularyPass, logits: Logits) -> StepTensors:
+        """`step` after its vocabulary pass, which may have been one for many canvases."""
+        settings, proposal = self.settings, found.sample
         if settings.restricted:
-            proposal = restricted_sample(logits.dense(), draws, settings.top_k, settings.top_p)
+            dense = logits.dense()
+            proposal = restricted_sample(dense, self.draws(), settings.top_k, settings.top_p)
         return settle(found, proposal, self.noise.step(self.steps + 1).renoise, self.sampler)
 
     def advance(self, taken: StepTensors) -> DenoiseStep:

@@ -2,13 +2,12 @@
 
 Launching a step operation by operation costs the host more time than the device needs to run it.
 A graph repeats the same launches on the same addresses, so everything that differs between
-canvases lives in tensors with a fixed place: `begin` fills them, `replay` runs the step on them.
+canvases lives in tensors with a fixed place: `load` fills them, `replay` runs the step on them.
 """
 
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -54,37 +53,40 @@ class CapturedStep:
         self._temperature = torch.ones(count, steps + 1, device=place)
         self._proposal = torch.ones(count, device=place)
         self._taken: list[StepTensors] = []
-        self.busy = False
-        self.begin(denoisers, context)  # also makes the tables that must exist before recording
+        self._holds: list[tuple[CanvasDenoiser, int]] = []
+        self.load(denoisers, context)  # also makes the tables that must exist before recording
         self._replay = capture(self._run)
-        self.busy = False
+        self._holds = []  # recording took steps
 
-    def begin(self, denoisers: Sequence[CanvasDenoiser], context: Context) -> None:
-        """Make these canvases, none of which has taken a step, the ones to work on."""
-        self.busy = True
+    def load(self, denoisers: Sequence[CanvasDenoiser], context: Context) -> None:
+        """Make these canvases, as far as they have come, the ones to work on.
+
+        Nothing is copied for canvases that this graph took the last step of.
+        """
+        holds = [(denoiser, denoiser.steps) for denoiser in denoisers]
+        if holds == self._holds:
+            return
         self._context.load(context)
-        self._guess.zero_()  # no guess yet counts as zeros
-        self._step.fill_(1)
         for row, denoiser in enumerate(denoisers):
             settings, noise = denoiser.settings, denoiser.noise.all_steps()
             steps = noise.uniform.shape[0]
+            self._step[row].fill_(denoiser.steps + 1)
             self._canvas[row].copy_(denoiser.canvas)
             self._uniform[row, :steps].copy_(noise.uniform)
             self._renoise[row, :steps].copy_(noise.renoise)
             self._proposal[row].fill_(settings.temperature)
             curve = [settings.schedule.temperature(step) for step in range(steps)]
             self._temperature[row, :steps].copy_(torch.tensor(curve))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """The canvases are done or given up: others may begin."""
-        self.busy = False
+            if denoiser.guess is None:
+                self._guess[row].zero_()  # no guess yet counts as zeros
+            else:
+                self._guess[row].copy_(denoiser.guess)
+        self._holds = holds
 
     def replay(self) -> list[StepTensors]:
-        """The next step of every canvas. The results are copies; the guess stays inside."""
+        """The next step of every canvas; the results are copies."""
         self._replay()
+        self._holds = [(denoiser, steps + 1) for denoiser, steps in self._holds]
         return [_copied(taken) for taken in self._taken]
 
     def _run(self) -> None:
@@ -102,7 +104,7 @@ class CapturedStep:
         found = logits.vocabulary_pass(draws, guess=True)
         self._taken = [
             settle(part, part.sample, renoise[row], self._sampler)
-            for row, part in enumerate(_split(found, length))
+            for row, part in enumerate(split_pass(found, length))
         ]
         for row, taken in enumerate(self._taken):
             self._canvas[row].copy_(taken.canvas)
@@ -120,29 +122,27 @@ class CapturedSteps:
         self._kept: OrderedDict[Hashable, CapturedStep] = OrderedDict()
         self._works = True
 
-    def begin(self, denoisers: Sequence[CanvasDenoiser], context: Context) -> CapturedStep | None:
-        """A graph ready to take the first step of these canvases, of equal length each.
+    def step(
+        self, denoisers: Sequence[CanvasDenoiser], context: Context
+    ) -> list[StepTensors] | None:
+        """The next step of these canvases, of equal length each.
 
-        To be used in a `with`, which makes it free for others. None where there is none to be
-        had: a sampler without `capture_key`, samplers that differ, proposals restricted by
-        `top_k` or `top_p`, other canvases at work in it, or a device that could not record it.
+        None where it cannot be captured: a sampler without `capture_key`, samplers that differ,
+        proposals restricted by `top_k` or `top_p`, or a device that could not record it.
         """
         key = _key(denoisers, context)
         if key is None or not self._works:
             return None
         if key not in self._kept:
-            step = self._record(denoisers, context)
-            if step is None:
+            recorded = self._record(denoisers, context)
+            if recorded is None:
                 return None
             while len(self._kept) >= _KEPT:
                 self._kept.popitem(last=False)
-            self._kept[key] = step
+            self._kept[key] = recorded
         self._kept.move_to_end(key)
-        step = self._kept[key]
-        if step.busy:
-            return None
-        step.begin(denoisers, context)
-        return step
+        self._kept[key].load(denoisers, context)
+        return self._kept[key].replay()
 
     def _record(self, denoisers: Sequence[CanvasDenoiser], context: Context) -> CapturedStep | None:
         steps = _step_bucket(denoisers)
@@ -201,7 +201,7 @@ def _copied(taken: StepTensors) -> StepTensors:
         entropy=taken.entropy.clone(),
         finite=taken.finite.clone(),
         canvas=taken.canvas.clone(),
-        guess=None,
+        guess=None if taken.guess is None else taken.guess.clone(),
     )
 
 
@@ -209,7 +209,8 @@ def _per_position(values: Tensor, length: int) -> Tensor:
     return values.unsqueeze(1).expand(-1, length).reshape(-1)
 
 
-def _split(found: VocabularyPass, length: int) -> list[VocabularyPass]:
+def split_pass(found: VocabularyPass, length: int) -> list[VocabularyPass]:
+    """One pass for each canvas of `length` positions."""
     parts = [
         [None] * (found.argmax.shape[0] // length) if x is None else x.split(length) for x in found
     ]

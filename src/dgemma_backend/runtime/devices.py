@@ -29,9 +29,13 @@ def choose_device(asked: str) -> torch.device:
 
 
 def choose_dtype(asked: str, device: torch.device) -> torch.dtype:
-    """ "auto" is bfloat16 on CUDA and float32 on CPU, where bfloat16 is no faster."""
+    """ "auto" is bfloat16 on CUDA and on CPUs that multiply matrices of it (AMX), else float32.
+
+    Without such instructions bfloat16 is slower than float32 on a CPU.
+    """
     if asked == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast else torch.float32
     if asked not in _DTYPES:
         why = " float16 overflows on this model." if asked == "float16" else ""
         raise SettingError(f"dtype={asked!r} must be 'auto', 'float32' or 'bfloat16'.{why}")

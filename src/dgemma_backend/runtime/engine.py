@@ -17,6 +17,7 @@ from dgemma_backend.messages import Message, Reply, Tool, ToolChoice, Usage
 from dgemma_backend.plugins import Plugins
 from dgemma_backend.runtime.answer import Answer
 from dgemma_backend.runtime.background import stream_in_background
+from dgemma_backend.runtime.job import CanvasResult
 from dgemma_backend.runtime.registry import registered_engine
 from dgemma_backend.runtime.request import Request, as_messages, open_request, usable_tools
 from dgemma_backend.settings import GenerationSettings
@@ -44,16 +45,6 @@ class EngineInfo:
 
 
 @dataclass(frozen=True)
-class CanvasResult:
-    """A settled canvas before the cut: all of its ids, and how it got there."""
-
-    number: int
-    token_ids: list[int]
-    steps: int
-    converged: bool
-
-
-@dataclass(frozen=True)
 class RequestRecord:
     """What observers learn when a request is over: its reply, or the error that ended it.
 
@@ -78,7 +69,7 @@ class Progress:
 
 
 class Engine(ABC):
-    """Answers conversations. Safe to share between threads; one pass runs at a time.
+    """Answers conversations. Safe to share between threads and event loops.
 
     Every kind of engine shares this class: rendering, cutting, parsing and accounting are done
     here, and only `_canvases` differs.

@@ -33,6 +33,7 @@ class Request:
     settings: GenerationSettings
     max_tokens: int
     seed: int
+    isolate: bool = False  # passes of its own, whatever the device
     started: float = field(default_factory=time.perf_counter)
     cancelled: Flag = field(default_factory=Flag)
 

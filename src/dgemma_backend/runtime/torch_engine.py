@@ -1,44 +1,37 @@
 """The engine that runs a checkpoint in this process, on CPU or CUDA."""
 
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dgemma_backend.chat.tokens import ChatTokenizer
 from dgemma_backend.config import DecodingDefaults, ModelConfig
-from dgemma_backend.diffusion import (
-    CanvasDenoiser,
-    CanvasNoise,
-    DecodingSettings,
-    DenoiseStep,
-    denoise_canvas,
-)
-from dgemma_backend.errors import CheckpointError, EngineClosedError
+from dgemma_backend.diffusion import CanvasDenoiser, CanvasNoise, DecodingSettings, DenoiseStep
+from dgemma_backend.errors import CheckpointError
 from dgemma_backend.events import Draft
-from dgemma_backend.model import CanvasLogits, DiffusionGemma, KVCache
+from dgemma_backend.model import DiffusionGemma
 from dgemma_backend.plugins import Plugins
-from dgemma_backend.runtime.captured_step import CapturedStep, CapturedSteps
 from dgemma_backend.runtime.devices import choose_device, choose_dtype, choose_kernels
-from dgemma_backend.runtime.engine import CanvasResult, Engine, EngineInfo, Progress
+from dgemma_backend.runtime.engine import Engine, EngineInfo, Progress
+from dgemma_backend.runtime.job import CanvasResult, Job
+from dgemma_backend.runtime.passes import TorchPasses
 from dgemma_backend.runtime.registry import forget
 from dgemma_backend.runtime.request import Request
+from dgemma_backend.runtime.scheduler import Limits, Scheduler
+from dgemma_backend.runtime.worker import Worker
 from dgemma_backend.settings import GenerationSettings
 from dgemma_backend.weights.checkpoint import load_into
+from dgemma_backend.weights.formats import QuantizationFormat
+from dgemma_backend.weights.placing import memory_of, stored_matrices
 from dgemma_backend.weights.sources import resolve
 from dgemma_kernels import Kernels
 
-PREFILL_PIECE = 512
-"""Prompt tokens encoded in one pass: bounds the attention mask and lets a request be cancelled."""
-
 
 class TorchEngine(Engine):
-    """One model on one device. A lock is held for a pass, never while a caller reads."""
+    """One model on one device, owned by one thread; callers only wait for what it sends them."""
 
     def __init__(
         self,
@@ -50,12 +43,17 @@ class TorchEngine(Engine):
         dtype: str = "auto",
         kernels: str = "auto",
         protocol: str = "gemma4",
+        limits: Limits | None = None,
+        together: bool | None = None,
     ) -> None:
-        """Load `model`. Raises as `open_engine` does; a failed load leaves nothing behind."""
+        """Load `model`. Raises as `open_engine` does; a failed load leaves nothing behind.
+
+        `limits` bounds the requests at work and in line; `together` says whether requests share
+        passes (None: on CUDA they do, on CPU each has its own).
+        """
         place = choose_device(device)
         precision = choose_dtype(dtype, place)
-        if quantization is not None:
-            plugins.quantization(quantization)  # no format is built in yet: says what there is
+        format = None if quantization is None else plugins.quantization(quantization)()
         table = choose_kernels(kernels, plugins, place, precision)
         folder = resolve(model)
         config = ModelConfig.from_folder(folder)
@@ -66,10 +64,9 @@ class TorchEngine(Engine):
                 f"{folder}/tokenizer.json has {tokenizer.vocab_size} tokens, config.json allows "
                 f"{config.vocab_size}. The two files belong to different checkpoints."
             )
-        self._model = load_model(config, table, folder, precision, place)
+        self._model = load_model(config, table, folder, precision, place, format)
+        held = list(stored_matrices(self._model))
         self._config = config
-        self._captured = CapturedSteps(self._model) if place.type == "cuda" else None
-        self._pass = threading.Lock()
         info = EngineInfo(
             engine="torch",
             model=str(model),
@@ -77,109 +74,72 @@ class TorchEngine(Engine):
             device=str(place),
             dtype=str(precision).removeprefix("torch."),
             kernels=table.name,
-            quantization=quantization,
+            quantization=config.quantization.format if config.quantization else quantization,
             canvas_length=config.canvas_length,
             context_length=config.max_position_embeddings,
             vocabulary=config.vocab_size,
-            parameters=sum(p.numel() for p in self._model.parameters()),
-            weight_bytes=sum(p.numel() * p.element_size() for p in self._model.parameters()),
+            parameters=sum(matrix.shape.numel() for _, matrix in held),
+            weight_bytes=sum(memory_of(matrix) for _, matrix in held),
         )
+        passes = TorchPasses(
+            self._model, self._new_denoiser, self._draft, self._observe, together=together
+        )
+        self._worker = Worker(Scheduler(passes, limits or Limits()), repr(str(model)))
         super().__init__(info, plugins.chat_protocol(protocol)(tokenizer), defaults, plugins)
 
     def close(self) -> None:
         """Free the weights. A request under way ends with `EngineClosedError`."""
-        with self._pass:
-            super().close()
-            forget(self)
-            self.__dict__.pop("_model", None)
-            self._captured = None
+        super().close()
+        self._worker.close()
+        forget(self)
+        self.__dict__.pop("_model", None)
 
     def _canvases(
         self, request: Request, progress: Progress, drafts: bool
     ) -> Iterator[Draft | CanvasResult]:
-        cache = self._prefill(request, progress)
-        count = -(-request.max_tokens // self.info.canvas_length)
-        for number in range(count):
-            denoiser = self._new_denoiser(request, number)
-            for step in self._steps(request, denoiser, cache):
-                progress.steps += 1
-                self._plugins.on_step(step)
-                if drafts:
-                    yield self._draft(step)
-            progress.canvases += 1
-            settled = denoiser.argmax.tolist()
-            yield CanvasResult(number, settled, denoiser.steps, denoiser.stopped)
-            if number + 1 < count:
-                request.check()
-                self._encode(denoiser.argmax, cache)
+        job = Job(
+            request, canvases=-(-request.max_tokens // self.info.canvas_length), drafts=drafts
+        )
+        self._worker.submit(job)
+        try:
+            while True:
+                item = job.outbox.get()
+                progress.steps, progress.prefill_seconds = job.steps, job.prefill_seconds
+                if isinstance(item, BaseException):
+                    raise item
+                if isinstance(item, CanvasResult):
+                    progress.canvases += 1
+                yield item
+                if not isinstance(item, CanvasResult):
+                    self._worker.wake()
+                elif item.number + 1 == job.canvases:
+                    return
+                else:
+                    self._worker.go_on(job)
+        finally:
+            request.cancelled.set()
+            self._worker.wake()
 
-    def _prefill(self, request: Request, progress: Progress) -> KVCache:
-        """Encode the prompt, piece by piece."""
-        begun = time.perf_counter()
-        cache = self._open_model().new_cache()
-        for piece in torch.tensor(request.prompt_ids).split(PREFILL_PIECE):
-            request.check()
-            self._encode(piece, cache)
-        progress.prefill_seconds = time.perf_counter() - begun
-        return cache
-
-    def _encode(self, tokens: Tensor, cache: KVCache) -> None:
-        with self._pass, torch.inference_mode():
-            model = self._open_model()
-            model.encode([tokens.to(model.device)], [cache])
-
-    def _steps(
-        self, request: Request, denoiser: CanvasDenoiser, cache: KVCache
-    ) -> Iterator[DenoiseStep]:
-        with self._pass, torch.inference_mode():
-            context = self._open_model().canvas_context([cache])
-            graph = self._captured and self._captured.begin([denoiser], context)
-        if graph:
-            with graph:
-                yield from self._replayed(request, denoiser, graph)
-            return
-
-        def logits_of(canvas: Tensor, guess: Tensor | None) -> CanvasLogits:
-            soft = None if guess is None else guess.unsqueeze(0)
-            return self._open_model().denoise(canvas.unsqueeze(0), soft, context)[0]
-
-        steps = denoise_canvas(logits_of, denoiser)
-        while True:
-            request.check()
-            with self._pass, torch.inference_mode():
-                step = next(steps, None)
-            if step is None:
-                return
-            yield step
-
-    def _replayed(
-        self, request: Request, denoiser: CanvasDenoiser, graph: CapturedStep
-    ) -> Iterator[DenoiseStep]:
-        while not denoiser.done:
-            request.check()
-            with self._pass, torch.inference_mode():
-                self._open_model()
-                (taken,) = graph.replay()
-                step = denoiser.advance(taken)
-            yield step
-
-    def _new_denoiser(self, request: Request, number: int) -> CanvasDenoiser:
-        settings = decoding_settings(request.settings, self._defaults)
+    def _new_denoiser(self, job: Job) -> CanvasDenoiser:
+        settings = decoding_settings(job.request.settings, self._defaults)
         noise = CanvasNoise(
-            request.seed,
-            number,
+            job.request.seed,
+            job.number,
             settings.max_denoising_steps,
             self.info.canvas_length,
             self.info.vocabulary,
-            self._open_model().device,
+            self._model.device,
         )
         return CanvasDenoiser(
             settings,
-            self._plugins.sampler(request.settings.sampler)(settings),
-            self._plugins.stop_rule(request.settings.stop_rule)(settings),
+            self._plugins.sampler(job.request.settings.sampler)(settings),
+            self._plugins.stop_rule(job.request.settings.stop_rule)(settings),
             noise,
-            number,
+            job.number,
         )
+
+    def _observe(self, step: DenoiseStep) -> None:
+        self._plugins.on_step(step)
 
     def _draft(self, step: DenoiseStep) -> Draft:
         ids = step.argmax.tolist()
@@ -195,20 +155,19 @@ class TorchEngine(Engine):
             mean_entropy=float(step.entropy.mean()),
         )
 
-    def _open_model(self) -> DiffusionGemma:
-        model: DiffusionGemma | None = self.__dict__.get("_model")
-        if model is None:
-            raise EngineClosedError(f"The engine of {self.info.model!r} was closed meanwhile.")
-        return model
-
 
 def load_model(
-    config: ModelConfig, kernels: Kernels, folder: Path, dtype: torch.dtype, device: torch.device
+    config: ModelConfig,
+    kernels: Kernels,
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: QuantizationFormat | None = None,
 ) -> DiffusionGemma:
     """The network with the folder's weights, ready to run."""
     with torch.device("meta"):
         model = DiffusionGemma(config, kernels)
-    load_into(model, folder, dtype=dtype, device=device)
+    load_into(model, folder, dtype=dtype, device=device, quantization=quantization)
     return model.requires_grad_(False).eval()
 
 

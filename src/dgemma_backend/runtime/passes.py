@@ -1,0 +1,149 @@
+"""The network as the scheduler uses it: a pass for several requests at a time.
+
+On CUDA their rows go through the network together, since a pass reads every expert whether it has
+one canvas or sixteen. On CPU a pass is bound by arithmetic, so each request gets its own, and its
+result does not depend on company, bit for bit.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dgemma_backend.config import ModelConfig
+from dgemma_backend.diffusion import CanvasDenoiser, DenoiseStep
+from dgemma_backend.diffusion.denoise import StepTensors
+from dgemma_backend.errors import GenerationError
+from dgemma_backend.events import Draft
+from dgemma_backend.model import DiffusionGemma
+from dgemma_backend.model.diffusion_gemma import Context
+from dgemma_backend.runtime.captured_step import CapturedSteps, split_pass
+from dgemma_backend.runtime.job import Job
+from dgemma_kernels import Draws
+
+PREFILL_PIECE = 512
+"""Prompt tokens of a request encoded in one pass: bounds the attention mask and the wait."""
+
+
+class TorchPasses:
+    """Runs passes of one model; used by one thread at a time."""
+
+    def __init__(
+        self,
+        model: DiffusionGemma,
+        new_denoiser: Callable[[Job], CanvasDenoiser],
+        draft_of: Callable[[DenoiseStep], Draft],
+        on_step: Callable[[DenoiseStep], None],
+        together: bool | None = None,
+    ) -> None:
+        """`together`: whether rows share passes; None: on CUDA they do, on CPU not."""
+        self._model = model
+        self._new_denoiser = new_denoiser
+        self._draft_of = draft_of
+        self._on_step = on_step
+        on_cuda = model.device.type == "cuda"
+        self._together = on_cuda if together is None else together
+        self._captured = CapturedSteps(model) if on_cuda else None
+
+    def cache_bytes(self, tokens: int) -> int:
+        """Memory that the cache of a request of `tokens` positions comes to take."""
+        width = 2 * self._model.embed_tokens.weight.element_size()  # keys and values
+        return sum(width * each * min(tokens, most) for each, most in _layers(self._model.config))
+
+    def free(self) -> None:
+        """Let CUDA's allocator give back what it keeps for later."""
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def encode(self, jobs: Sequence[Job]) -> None:
+        """Encode the next piece of each job."""
+        begun = time.perf_counter()
+        for group in filter(None, self._groups(jobs)):
+            pieces = [torch.tensor(job.to_encode[:PREFILL_PIECE]) for job in group]
+            for job in group:
+                job.cache = job.cache or self._model.new_cache()
+            rows = [piece.to(self._model.device) for piece in pieces]
+            self._model.encode(rows, [job.cache for job in group])
+            for job, piece in zip(group, pieces, strict=True):
+                job.encoded(piece.numel())
+        spent = (time.perf_counter() - begun) / len(jobs)
+        for job in jobs:
+            if job.number == 0:
+                job.prefill_seconds += spent
+
+    @torch.inference_mode()
+    def denoise(self, jobs: Sequence[Job]) -> None:
+        """Take the next denoising step of each job."""
+        for job in jobs:
+            if job.denoiser is None:
+                job.denoiser = self._new_denoiser(job)
+                job.context = None
+        for group in filter(None, self._groups(jobs)):
+            for job, taken in zip(group, self._step(group), strict=True):
+                self._advance(job, taken)
+
+    def _groups(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        """What goes through the network together."""
+        if not self._together:
+            return [[job] for job in jobs]
+        alone = [[job] for job in jobs if job.request.isolate]
+        return [[job for job in jobs if not job.request.isolate], *alone]
+
+    def _step(self, jobs: list[Job]) -> list[StepTensors]:
+        denoisers = [job.denoiser for job in jobs if job.denoiser is not None]
+        context = self._context(jobs)
+        captured = self._captured and self._captured.step(denoisers, context)
+        if captured:
+            return captured
+        canvas = torch.stack([each.canvas for each in denoisers])
+        logits = self._model.denoise(canvas, _stacked([each.guess for each in denoisers]), context)
+        draws = Draws(*map(torch.cat, zip(*(each.draws() for each in denoisers), strict=True)))
+        wanted = not all(each.last_step for each in denoisers)
+        found = split_pass(logits.vocabulary_pass(draws, guess=wanted), canvas.shape[1])
+        return [each.take(found[row], logits[row]) for row, each in enumerate(denoisers)]
+
+    def _context(self, jobs: list[Job]) -> Context:
+        """Made once for as long as the same canvases stay together."""
+        canvases = tuple((id(job), job.number) for job in jobs)
+        if jobs[0].context is None or jobs[0].context[0] != canvases:
+            made = self._model.canvas_context([job.cache for job in jobs])
+            for job in jobs:
+                job.context = canvases, made
+        context: Context = jobs[0].context[1]
+        return context
+
+    def _advance(self, job: Job, taken: StepTensors) -> None:
+        denoiser = job.denoiser
+        if denoiser is None:
+            return
+        try:
+            step = denoiser.advance(taken)
+        except GenerationError as error:  # this row's alone: the others go on
+            job.end(error)
+            return
+        job.steps += 1
+        self._on_step(step)
+        if job.drafts:
+            job.outbox.put(self._draft_of(step))
+        if denoiser.done:
+            job.settle(denoiser.argmax.tolist(), denoiser.stopped)
+
+
+def _stacked(guesses: list[Tensor | None]) -> Tensor | None:
+    """No guess yet counts as zeros."""
+    like = next((each for each in guesses if each is not None), None)
+    if like is None:
+        return None
+    return torch.stack([torch.zeros_like(like) if each is None else each for each in guesses])
+
+
+def _layers(config: ModelConfig) -> list[tuple[int, int]]:
+    """Per layer: numbers kept for a position, and positions kept at the most."""
+    sliding = config.num_key_value_heads * config.head_dim, 2 * config.sliding_window
+    full = (
+        config.num_global_key_value_heads * config.global_head_dim,
+        config.max_position_embeddings,
+    )
+    return [sliding if kind == "sliding_attention" else full for kind in config.layer_types]

@@ -1,0 +1,180 @@
+"""Who gets the device next: every active request advances by one pass in every tick.
+
+The scheduler has no thread and no clock of its own, and knows the model only as `Passes`: a
+simulator drives it with a scripted model and planned faults. `worker` gives it a thread.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dgemma_backend.errors import ContextLengthError, GenerationError, QueueFullError
+from dgemma_backend.runtime.job import Job
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be at work and in line at once.
+
+    Attributes:
+        active: Requests that take turns.
+        cache_bytes: Memory their caches may come to take together; None: no limit.
+        queued: Requests in line behind them.
+        queued_tokens: Prompt tokens of those in line.
+    """
+
+    active: int = 16
+    cache_bytes: int | None = None
+    queued: int = 64
+    queued_tokens: int = 262_144
+
+
+class Passes(Protocol):
+    """The model, as far as a scheduler needs it. Each call may raise, and may fail some jobs."""
+
+    def cache_bytes(self, tokens: int) -> int:
+        """Memory that the cache of a request of `tokens` positions comes to take."""
+
+    def encode(self, jobs: Sequence[Job]) -> None:
+        """Encode one piece of each job's `to_encode`, and call its `encoded`."""
+
+    def denoise(self, jobs: Sequence[Job]) -> None:
+        """Take one denoising step of each job; a canvas that is done is settled."""
+
+    def free(self) -> None:
+        """Give back memory that is held for later only."""
+
+
+class Scheduler:
+    """Requests in line, requests at work, and the next tick. `submit` may come from any thread."""
+
+    def __init__(self, passes: Passes, limits: Limits) -> None:
+        self.limits = limits
+        self.active: list[Job] = []
+        self._passes = passes
+        self._line: deque[Job] = deque()
+        self._guard = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """Requests in line."""
+        return len(self._line)
+
+    def submit(self, job: Job) -> None:
+        """Put a job in line.
+
+        Raises `QueueFullError` at once where the line is full, and `ContextLengthError` for a
+        job whose cache could never fit.
+        """
+        needed = self._passes.cache_bytes(job.tokens)
+        allowed = self.limits.cache_bytes
+        if allowed is not None and needed > allowed:
+            raise ContextLengthError(
+                f"The request may come to {job.tokens} tokens, whose cache takes {needed} bytes; "
+                f"this engine has {allowed}. Shorten the prompt or lower max_tokens."
+            )
+        with self._guard:
+            tokens = sum(len(each.request.prompt_ids) for each in self._line)
+            if len(self._line) >= self.limits.queued or (
+                self._line and tokens + len(job.request.prompt_ids) > self.limits.queued_tokens
+            ):
+                raise QueueFullError(
+                    f"{len(self._line)} requests with {tokens} prompt tokens are in line already "
+                    f"(at most {self.limits.queued} and {self.limits.queued_tokens}). Try again "
+                    "when some have ended."
+                )
+            self._line.append(job)
+
+    def tick(self) -> bool:
+        """Advance every active job that is ready by one pass. False if there was nothing to do."""
+        self._let_go()
+        self._admit()
+        worked = self._run(self._passes.encode, [job for job in self.active if _encodes(job)])
+        self._let_go()
+        denoising = [job for job in self.active if job.ready and not job.to_encode]
+        worked = self._run(self._passes.denoise, denoising) or worked
+        self._let_go()
+        return worked
+
+    def end_all(self, error: BaseException) -> None:
+        """Fail everything at work and in line."""
+        with self._guard:
+            jobs = [*self.active, *self._line]
+            self.active.clear()
+            self._line.clear()
+        for job in jobs:
+            if not job.ended:
+                job.end(error)
+
+    def _let_go(self) -> None:
+        """Drop the jobs that ended, were given up, or ran out of time, wherever they stand."""
+        with self._guard:
+            for job in [*self.active, *self._line]:
+                if not job.ended:
+                    _end_if_over(job)
+            self.active = [job for job in self.active if not job.ended]
+            self._line = deque(job for job in self._line if not job.ended)
+
+    def _admit(self) -> None:
+        """In the order of their coming, as long as caches fit; nobody overtakes."""
+        with self._guard:
+            held = sum(self._passes.cache_bytes(job.tokens) for job in self.active)
+            while self._line and len(self.active) < self.limits.active:
+                needed = self._passes.cache_bytes(self._line[0].tokens)
+                if self.limits.cache_bytes is not None and held + needed > self.limits.cache_bytes:
+                    return
+                held += needed
+                self.active.append(self._line.popleft())
+
+    def _run(self, run: Callable[[Sequence[Job]], None], jobs: list[Job]) -> bool:
+        """One pass for all; if it fails, one for each, so that only the culprit fails."""
+        if not jobs:
+            return False
+        try:
+            run(jobs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, its readers are told
+            if len(jobs) == 1 and not _out_of_memory(error):
+                jobs[0].end(error)
+                return True
+            self._passes.free()
+            for job in jobs:
+                self._run_alone(run, job)
+        return True
+
+    def _run_alone(self, run: Callable[[Sequence[Job]], None], job: Job) -> None:
+        if job.ended:
+            return
+        if job.to_encode:
+            job.start_over()  # what failed may have left half a piece in its cache
+        try:
+            run([job])
+        except Exception as error:  # noqa: BLE001 - as above
+            job.end(_told(error))
+
+
+def _encodes(job: Job) -> bool:
+    return job.ready and bool(job.to_encode)
+
+
+def _end_if_over(job: Job) -> None:
+    try:
+        job.request.check()
+    except GenerationError as error:
+        job.end(error)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _told(error: Exception) -> Exception:
+    if not _out_of_memory(error):
+        return error
+    told = GenerationError(
+        "The device ran out of memory for this request alone. Shorten the prompt, lower "
+        "max_tokens, or load the model quantized."
+    )
+    told.__cause__ = error
+    return told
