@@ -40,6 +40,8 @@ class GenerationSettings:
         t_max: Temperature the schedule starts from.
         thinking: Whether the model thinks before it answers.
         timeout: Seconds after which the request is given up.
+        isolate: Passes of its own, so that the answer is the same bit for bit under any load. On
+            CPU every request has that; on CUDA it costs speed when others run beside it.
         sampler: Name of a registered sampler.
         stop_rule: Name of a registered stop rule.
     """
@@ -58,6 +60,7 @@ class GenerationSettings:
     t_max: float | None = None
     thinking: bool = False
     timeout: float | None = None
+    isolate: bool = False
     sampler: str = "entropy_bound"
     stop_rule: str = "stable_and_confident"
 
@@ -76,8 +79,9 @@ class GenerationSettings:
         self._number("timeout", 0.0, above_lowest=True)
         if self.t_min is not None and self.t_max is not None and self.t_min > self.t_max:
             raise SettingError(f"t_min={self.t_min} must not be above t_max={self.t_max}")
-        if not isinstance(self.thinking, bool):
-            raise SettingError(f"thinking={self.thinking!r} must be True or False")
+        for name in ("thinking", "isolate"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise SettingError(f"{name}={value!r} must be True or False")
         self._check_stop()
         for name in ("sampler", "stop_rule"):
             value = getattr(self, name)

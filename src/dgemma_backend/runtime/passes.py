@@ -88,8 +88,8 @@ class TorchPasses:
         """What goes through the network together."""
         if not self._together:
             return [[job] for job in jobs]
-        alone = [[job] for job in jobs if job.request.isolate]
-        return [[job for job in jobs if not job.request.isolate], *alone]
+        alone = [job for job in jobs if job.request.settings.isolate]
+        return [[job for job in jobs if job not in alone], *([job] for job in alone)]
 
     def _step(self, jobs: list[Job]) -> list[StepTensors]:
         denoisers = [job.denoiser for job in jobs if job.denoiser is not None]

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Event as Flag
 
@@ -33,16 +33,19 @@ class Request:
     settings: GenerationSettings
     max_tokens: int
     seed: int
-    isolate: bool = False  # passes of its own, whatever the device
-    started: float = field(default_factory=time.perf_counter)
     cancelled: Flag = field(default_factory=Flag)
+    clock: Callable[[], float] = time.perf_counter
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
 
     def check(self) -> None:
         """Raise `CancelledError` or `DeadlineExceededError` if the request should end now."""
         if self.cancelled.is_set():
             raise CancelledError("The request was cancelled.")
         timeout = self.settings.timeout
-        if timeout is not None and time.perf_counter() - self.started > timeout:
+        if timeout is not None and self.clock() - self.started > timeout:
             raise DeadlineExceededError(
                 f"The request did not finish within timeout={timeout} s. Allow more time, or "
                 "ask for less with max_tokens or max_denoising_steps."

@@ -91,12 +91,11 @@ class Scheduler:
         """Advance every active job that is ready by one pass. False if there was nothing to do."""
         self._let_go()
         self._admit()
-        worked = self._run(self._passes.encode, [job for job in self.active if _encodes(job)])
+        encoded = self._run(self._passes.encode, _encodes)
         self._let_go()
-        denoising = [job for job in self.active if job.ready and not job.to_encode]
-        worked = self._run(self._passes.denoise, denoising) or worked
+        denoised = self._run(self._passes.denoise, _denoises)
         self._let_go()
-        return worked
+        return encoded or denoised
 
     def end_all(self, error: BaseException) -> None:
         """Fail everything at work and in line."""
@@ -128,8 +127,10 @@ class Scheduler:
                 held += needed
                 self.active.append(self._line.popleft())
 
-    def _run(self, run: Callable[[Sequence[Job]], None], jobs: list[Job]) -> bool:
-        """One pass for all; if it fails, one for each, so that only the culprit fails."""
+    def _run(self, run: Callable[[Sequence[Job]], None], wants: Callable[[Job], bool]) -> bool:
+        """One pass for all that want it; if it fails, one for each, so that only the culprit
+        fails. Those it got through before it failed want it no more."""
+        jobs = [job for job in self.active if wants(job)]
         if not jobs:
             return False
         try:
@@ -139,13 +140,11 @@ class Scheduler:
                 jobs[0].end(error)
                 return True
             self._passes.free()
-            for job in jobs:
+            for job in filter(wants, jobs):
                 self._run_alone(run, job)
         return True
 
     def _run_alone(self, run: Callable[[Sequence[Job]], None], job: Job) -> None:
-        if job.ended:
-            return
         if job.to_encode:
             job.start_over()  # what failed may have left half a piece in its cache
         try:
@@ -155,7 +154,11 @@ class Scheduler:
 
 
 def _encodes(job: Job) -> bool:
-    return job.ready and bool(job.to_encode)
+    return not job.ended and job.ready and bool(job.to_encode)
+
+
+def _denoises(job: Job) -> bool:
+    return not job.ended and job.ready and not job.to_encode
 
 
 def _end_if_over(job: Job) -> None:
