@@ -38,7 +38,7 @@ def vocabulary_pass(
     expected = None if scan.guess is None else scan.guess.div_(scan.total).to(table.dtype)
     return VocabularyPass(
         argmax=scan.argmax,
-        sample=torch.where(draws.proposal == 0, scan.argmax, scan.sample()),
+        sample=torch.where(scan.greedy, scan.argmax, scan.sample()),
         entropy=(scan.total.log() - scan.spread / scan.total)[:, 0].float(),
         log_total=scan.log_total()[:, 0].float(),
         finite=scan.finite,
@@ -54,6 +54,9 @@ def _chunk_columns(rows: int, vocabulary: int) -> int:
 class _Scan:
     """What is known of each row after some chunks, `(N, 1)`; sums are relative to `low`."""
 
+    low: Tensor  # the smallest gap so far
+    argmax: Tensor  # (N,)
+
     def __init__(
         self, hidden: Tensor, table: Tensor, cap: float, draws: Draws, *, guess: bool
     ) -> None:
@@ -61,11 +64,11 @@ class _Scan:
         self.hidden, self.table, self.cap, self.uniform = hidden, table, cap, draws.uniform
         self.width = _chunk_columns(rows, vocabulary)
         self.rate = 2 * cap / draws.temperature.unsqueeze(1)
-        # A row with factor 0 draws its argmax: what else is found for it does not matter.
-        self.factor = torch.where(draws.proposal == 0, 1.0, draws.proposal).unsqueeze(1)
-        self.changed = (self.factor[:, 0] != 1).nonzero()[:, 0]
-        self.low = hidden.new_ones(rows, 1)  # the smallest gap so far
-        self.argmax = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
+        # A greedy row draws its argmax: what else is found for it does not matter.
+        self.greedy = draws.proposal == 0
+        factor = draws.proposal.masked_fill(self.greedy, 1.0)
+        self.changed = (factor != 1).nonzero()[:, 0]
+        self.factor = factor.unsqueeze(1)
         self.finite = torch.ones(rows, dtype=torch.bool, device=hidden.device)
         self.total = hidden.new_zeros(rows, 1, dtype=torch.float64)
         self.spread = torch.zeros_like(self.total)  # sum of weight * log(weight)
@@ -92,7 +95,8 @@ class _Scan:
         self.total += mass
         self.spread += torch.linalg.vecdot(weight, log_weight).unsqueeze(1)
         if self.guess is not None:
-            self._expect(weight, mass, table, self.guess)
+            heavy = None if start == 0 else mass > self.total * _NEGLIGIBLE
+            _expect(self.guess, weight, heavy, table)
         if self.changed.numel():
             sums[self.changed] = self._own_sums(log_weight)
         self.sums[:, start // _BLOCK : start // _BLOCK + sums.shape[1]] = sums
@@ -110,11 +114,11 @@ class _Scan:
 
     def _lower(self, gap: Tensor, start: int) -> None:
         """Let `low` and the argmax follow this chunk, and the sums follow `low`."""
-        before, low = self.low, gap.amin(dim=1, keepdim=True)
+        low = gap.amin(dim=1, keepdim=True)
         if start == 0:
             self.low, self.argmax = low, gap.argmin(dim=1)
             return
-        self.low = torch.minimum(before, low)
+        before, self.low = self.low, torch.minimum(self.low, low)
         better = (low < before)[:, 0].nonzero()[:, 0]
         if better.numel():
             self.argmax[better] = gap[better].argmin(dim=1) + start
@@ -125,24 +129,17 @@ class _Scan:
             if self.guess is not None:
                 self.guess *= shrink
 
-    def _expect(self, weight: Tensor, mass: Tensor, table: Tensor, guess: Tensor) -> None:
-        """Add the chunk's share of the expected embedding, unless it would be rounded away."""
-        heavy = (mass > self.total * _NEGLIGIBLE)[:, 0].nonzero()[:, 0]
-        if 2 * heavy.numel() > len(weight):
-            guess.addmm_(weight, table)
-        elif heavy.numel():
-            guess.index_add_(0, heavy, weight[heavy] @ table)
-
     def log_total(self) -> Tensor:
         """Log-sum-exp of the tempered logits, `(N, 1)` float64."""
         return self.rate * (0.5 - self.low.double()) + self.total.log()
 
     def sample(self) -> Tensor:
         """The ids `(N,)` at which the proposals' cumulative distribution passes `uniform`."""
-        fall = ((self.low - self.lows) * (self.rate / self.factor)).exp_()
-        blocks = self.width // _BLOCK
-        fall = fall.repeat_interleave(blocks, dim=1)[:, : self.sums.shape[1]]
-        block, share = choose_block(self.sums.mul_(fall), self.uniform)
+        if self.lows.shape[1] > 1:
+            fall = ((self.low - self.lows) * (self.rate / self.factor)).exp_()
+            fall = fall.repeat_interleave(self.width // _BLOCK, dim=1)
+            self.sums *= fall[:, : self.sums.shape[1]]
+        block, share = choose_block(self.sums, self.uniform)
         log_weight = self._log_weights(block).div_(self.factor)
         token = block * _BLOCK + choose_column(log_weight.exp_(), share)
         return token.clamp_(max=len(self.table) - 1)
@@ -151,7 +148,7 @@ class _Scan:
         """For each row those of its own block, `(N, _BLOCK)`, relative to `low`."""
         rows, vocabulary = len(self.hidden), len(self.table)
         at = block.unsqueeze(1) * _BLOCK + torch.arange(_BLOCK, device=block.device)
-        if vocabulary <= self.width:  # the one chunk is still there
+        if self.lows.shape[1] == 1:  # the one chunk is still there
             kept = _shaped(self.buffers[0], rows, vocabulary)
             found = kept.gather(1, at.clamp(max=vocabulary - 1))
         else:
@@ -172,6 +169,15 @@ class _Scan:
     def _raw(self, hidden: Tensor, table: Tensor, out: Tensor) -> Tensor:
         """Logits before the softcap, as the sigmoid wants them."""
         return torch.addmm(out, hidden, table.t(), beta=0, alpha=-2 / self.cap, out=out)
+
+
+def _expect(guess: Tensor, weight: Tensor, heavy: Tensor | None, table: Tensor) -> None:
+    """Add a chunk to the expected embedding, but for rows where it would be rounded away."""
+    rows = None if heavy is None else heavy[:, 0].nonzero()[:, 0]
+    if rows is None or 2 * len(rows) > len(weight):
+        guess.addmm_(weight, table)
+    elif len(rows):
+        guess.index_add_(0, rows, weight[rows] @ table)
 
 
 def _shaped(buffer: Tensor, rows: int, columns: int) -> Tensor:

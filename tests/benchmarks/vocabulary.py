@@ -7,7 +7,8 @@ embedding of the next: lm_head, softcap, temperature, proposals, argmax, entropi
 stop statistics, expected embedding. transformers' side is its own `_denoising_step`, whose
 decoder is replaced by the first and last lines of its forward pass. Both sides take their turns
 in one process. Where other work shares the machine, read the least CPU time: what others cost
-is only ever added. Peak memory is that of a process that does nothing else, less what it held once its inputs were made.
+is only ever added. Peak memory is that of a process that does nothing else, less what it held
+once its inputs were made.
 """
 
 import argparse
