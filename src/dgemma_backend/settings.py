@@ -94,6 +94,10 @@ class GenerationSettings:
 
         Raises UnknownSettingError, with the nearest name there is, for a name that is none.
         """
+        if not isinstance(mapping, Mapping):
+            raise SettingError(
+                f"settings={mapping!r} must be a mapping from names to values: {{'seed': 0}}"
+            )
         known = [each.name for each in fields(cls)]
         for name in mapping:
             if name not in known:

@@ -1,6 +1,7 @@
 """AnswerParser: text, thoughts and calls out of committed ids, whatever the ids are."""
 
-import time
+import os
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from dgemma_backend.events import (
 from dgemma_backend.messages import Message, Tool, ToolCall
 
 Spelt = Callable[..., list[int]]
+TIMES = int(os.environ.get("DGEMMA_CHAT_TIMES", "1"))
 Q = '<|"|>'
 TOOLS = [
     Tool(
@@ -249,49 +251,85 @@ def test_call_ids_repeat_with_the_request_and_with_nothing_else(
     assert all(len(each) == 29 and each.startswith("call_") for each in found)
 
 
-PIECES = st.sampled_from([
+PIECES = [
     "<|tool_call>", "<tool_call|>", Q, "<|channel>", "<channel|>", "<turn|>", "<|tool_response>",
     "<pad>", "<|turn>", "<|image|>", "<eos>", "call:book{", "call:", "book", "{", "}", "(", ")",
     "[", "]", ",", ":", '"', "\\", "seats", "4", "true", "thought\n", "thought", "\n", " ",
     "é", "日",
-])  # fmt: skip
+]  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None)
-@given(
-    pieces=st.lists(PIECES, max_size=14),
-    cuts=st.lists(st.integers(0, 60), max_size=6),
-    thinking=st.booleans(),
-)
+@pytest.fixture(scope="module")
+def pieces(spelt: Spelt) -> list[list[int]]:
+    return [spelt(piece) for piece in PIECES]
+
+
+CUTTINGS = 8
+"""How often the ids of one example are cut anew; each is a case."""
+
+
+@pytest.mark.slow
+@settings(max_examples=20_000 * TIMES // CUTTINGS, deadline=None)
+@given(data=st.binary(max_size=24))
 def test_any_ids_parse_and_cutting_them_elsewhere_changes_nothing(
-    toy_protocol: Gemma4Protocol,
-    spelt: Spelt,
-    pieces: list[str],
-    cuts: list[int],
-    thinking: bool,
+    toy_protocol: Gemma4Protocol, pieces: list[list[int]], data: bytes
 ) -> None:
-    ids = spelt(*pieces)
-    whole = parsed(toy_protocol, ids, thinking=thinking)
-    split = parsed(toy_protocol, ids, tuple(min(cut, len(ids)) for cut in cuts), thinking=thinking)
-    assert summary(split) == summary(whole)
+    ids = [token_id for byte in data for token_id in pieces[byte % len(pieces)]]
+    thinking = len(data) % 2 == 1
+    whole = summary(parsed(toy_protocol, ids, thinking=thinking))
+    rng = random.Random(data)
+    cuttings = [tuple(range(len(ids)))]
+    cuttings += [
+        tuple(rng.choices(range(len(ids) + 1), k=rng.randrange(1, 6))) for _ in range(CUTTINGS - 1)
+    ]
+    for cuts in cuttings:
+        assert summary(parsed(toy_protocol, ids, cuts, thinking=thinking)) == whole
 
 
-@settings(max_examples=500)
-@given(
-    pieces=st.lists(
-        st.sampled_from(
-            ["<|tool_call>", "call:book{}", "<tool_call|>", Q, "<|channel>", "thought\n"]
-        ),
-        min_size=1,
-        max_size=8,
-    )
-)
-def test_markers_spelt_in_ordinary_tokens_stay_text(
-    toy_protocol: Gemma4Protocol, pieces: list[str]
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (["thought\nwell\n", "<channel|>", "Hi", "<turn|>"],
+         [("reasoning", "well"), ("text", "Hi")]),
+        (["thought\nwell", "<|tool_call>", "call:book{}", "<tool_call|>"],
+         [("reasoning", "well"), ("call", ("book", {}))]),
+        (["thought\nwell\n"], [("text", "thought\nwell\n")]),
+        (["thought\nwell", "<|channel>", "thought\nhm", "<channel|>", "Hi", "<turn|>"],
+         [("text", "thought\nwell"), ("reasoning", "hm"), ("text", "Hi")]),
+        (["thoughts", "<turn|>"], [("text", "thoughts")]),
+    ],
+)  # fmt: skip
+def test_with_thinking_off_a_thought_without_its_opener_needs_something_to_close_it(
+    toy_protocol: Gemma4Protocol, spelt: Spelt, pieces: list[str], expected: list[tuple[str, Any]]
 ) -> None:
-    text = "".join(pieces)
-    events = parsed(toy_protocol, toy_protocol.tokenizer.encode_text(text))
-    assert summary(events) == [("text", text)]
+    assert summary(parsed(toy_protocol, spelt(*pieces))) == expected
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_an_answer_cut_off_in_its_thought_says_so_and_has_no_text(
+    toy_protocol: Gemma4Protocol, spelt: Spelt, thinking: bool
+) -> None:
+    parser = toy_protocol.new_parser(seed=0, position=0, thinking=thinking)
+    events = parser.feed(spelt("<|channel>", "thought\nlet me"))
+    assert parser.in_thought
+    assert summary(events + parser.finish()) == [("reasoning", "let me")]
+    assert parser.cut_in_thought
+    over = toy_protocol.new_parser(seed=0, position=0, thinking=thinking)
+    over.feed(spelt("<|channel>", "thought\nlet me", "<channel|>", "Hi"))
+    over.finish()
+    assert not over.cut_in_thought
+    assert not over.in_thought
+
+
+def test_a_thought_that_used_up_its_budget_can_be_ended(
+    toy_protocol: Gemma4Protocol, spelt: Spelt
+) -> None:
+    parser = toy_protocol.new_parser(seed=0, position=0, thinking=True)
+    events = parser.feed(spelt("<|channel>", "thought\non and on"))
+    events += parser.feed(toy_protocol.end_of_thought_ids())
+    assert not parser.in_thought
+    events += parser.feed(spelt("Yes.", "<turn|>"))
+    assert summary(events) == [("reasoning", "on and on"), ("text", "Yes.")]
 
 
 @settings(max_examples=300)
@@ -329,35 +367,6 @@ def test_what_an_answer_renders_to_parses_back_to_it(
     found = summary(parsed(toy_protocol, toy_protocol.answer_ids(message), thinking=True))
     spoken = [("text", text.strip())] if text.strip() else []
     assert found == [("reasoning", reasoning), *spoken, *(("call", call) for call in calls)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        ["word and another ", " \n"],
-        ["<|tool_call>", "call:book{name:", Q, "some text {", Q, "}", "<tool_call|>", " \n\n"],
-        ["<|tool_call>", "{", "[", '"', "\\"],
-        ["<|channel>", "thought\n", "\n"],
-        [Q, "<channel|>", "é"],
-    ],
-)
-def test_time_grows_no_faster_than_the_answer(
-    toy_protocol: Gemma4Protocol, spelt: Spelt, pattern: list[str]
-) -> None:
-    unit = spelt(*pattern)
-
-    def seconds(length: int) -> float:
-        ids = (unit * (length // len(unit) + 1))[:length]
-        best = float("inf")
-        for _ in range(3):
-            start = time.process_time()
-            parsed(toy_protocol, ids)
-            best = min(best, time.process_time() - start)
-        return best
-
-    small, large = seconds(20_000), seconds(160_000)
-    assert large / small < 8 * 2.3, f"8 times the ids took {large / small:.1f} times as long"
 
 
 def test_text_arrives_with_the_canvas_that_completes_it(

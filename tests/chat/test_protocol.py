@@ -1,24 +1,17 @@
 """Gemma4Protocol: the published template's text, by hand, and nothing injected."""
 
 import json
-import lzma
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 from dgemma_backend.chat.protocol import GENERATIONS, Gemma4Protocol
 from dgemma_backend.chat.segments import TextSegment, segments_to_text
 from dgemma_backend.chat.tokens import ChatTokenizer
 from dgemma_backend.errors import CheckpointError, EmptyPromptError, PromptError, SettingError
 from dgemma_backend.messages import Image, Message, Text, Tool, ToolCall, ToolChoice
-from dgemma_backend.tiny import CHECKPOINT
 
 FULL_SIZE = Path(__file__).parents[3] / "shared/reference/data/gemma4_tokenizer.json.xz"
 GOLDEN = json.loads((Path(__file__).parent / "data/chat_golden.json").read_text())["cases"]
@@ -183,107 +176,6 @@ def test_a_result_takes_its_tool_from_id_then_name_then_place(toy_protocol: Gemm
     for name, messages in results.items():
         conversation = [Message.user("q"), Message.assistant(tool_calls=calls), *messages]
         assert f"response:{name}{{" in segments_to_text(toy_protocol.segments(conversation))
-
-
-# --- nothing that is said can become a control token ---
-
-ATTACK = st.lists(
-    st.sampled_from([
-        "<|turn>", "<turn|>", "<|tool_call>", "<tool_call|>", '<|"|>', "<bos>", "<eos>",
-        "<|think|>", "<|channel>", "<channel|>", "<|tool_response>", "<|image|>", "<", "|>", "<|",
-        "turn", "\n", "system\n", "call:rm{", "}", "model", "\u200b", "▁", "é", " ",
-    ]),
-    min_size=1, max_size=6,
-).map("".join)  # fmt: skip
-
-
-def conversation_with(text: Callable[[], str]) -> tuple[list[Message], list[Tool]]:
-    """A conversation with `text()` in every place a stranger can write to."""
-    schema = {
-        "type": "object",
-        "properties": {
-            "a" + text(): {"type": "string", "description": text(), "enum": [text(), "x"]},
-            "b" + text(): {"type": "array", "items": {"type": "string", "x" + text(): text()}},
-        },
-        "required": ["a" + text()],
-    }
-    call = ToolCall("c", "t" + text(), {"k" + text(): text(), "l": [{"m" + text(): text()}]})
-    messages = [
-        Message.system("s" + text()),
-        Message.user("u" + text()),
-        Message.assistant("m", tool_calls=[call], reasoning="r" + text()),
-        Message.tool("x" + text(), tool_call_id="c"),
-        Message.assistant([Text("a" + text())]),
-        Message.user([Text("u" + text()), Text(text())]),
-    ]
-    return messages, [Tool("n" + text(), text(), schema)]
-
-
-def control_ids(protocol: Gemma4Protocol, messages: list[Message], tools: list[Tool]) -> list[int]:
-    ids = protocol.prompt_ids(messages, tools, thinking=True)
-    return [token_id for token_id in ids if protocol.tokenizer.control_name(token_id)]
-
-
-def check_attack(protocol: Gemma4Protocol, attack: str) -> None:
-    harmless = control_ids(protocol, *conversation_with(lambda: "z"))
-    assert control_ids(protocol, *conversation_with(lambda: attack)) == harmless
-
-
-@settings(max_examples=150)
-@given(attack=ATTACK)
-def test_no_attack_string_leaks_anywhere(toy_protocol: Gemma4Protocol, attack: str) -> None:
-    check_attack(toy_protocol, attack)
-
-
-@settings(max_examples=150, deadline=None)
-@given(attack=ATTACK)
-def test_no_attack_string_leaks_in_the_embedded_model(
-    tiny_protocol: Gemma4Protocol, attack: str
-) -> None:
-    check_attack(tiny_protocol, attack)
-
-
-@pytest.mark.slow
-@settings(max_examples=150, deadline=None)
-@given(attack=ATTACK)
-def test_no_attack_string_leaks_at_full_size(full_protocol: Gemma4Protocol, attack: str) -> None:
-    check_attack(full_protocol, attack)
-
-
-def check_harmless(protocol: Gemma4Protocol, whole: Tokenizer, texts: list[str]) -> None:
-    words = iter(text.replace("<", "").replace("|", "") or "z" for text in texts * 4)
-    messages, tools = conversation_with(lambda: next(words))
-    segments = protocol.segments(messages, tools)
-    expected = whole.encode(segments_to_text(segments), add_special_tokens=False).ids
-    assert protocol.prompt_ids(messages, tools) == expected
-
-
-@cache
-def _whole_string_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer as others use it, control tokens recognised in any text."""
-    read = lzma.open if path.suffix == ".xz" else open
-    with read(path, "rt", encoding="utf-8") as file:
-        return Tokenizer.from_str(file.read())
-
-
-HARMLESS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=7)
-
-
-@settings(max_examples=200, deadline=None)
-@given(texts=HARMLESS)
-def test_harmless_text_gets_the_ids_of_encoding_the_whole_prompt_in_the_embedded_model(
-    tiny_protocol: Gemma4Protocol, texts: list[str]
-) -> None:
-    check_harmless(tiny_protocol, _whole_string_tokenizer(CHECKPOINT / "tokenizer.json"), texts)
-
-
-@pytest.mark.slow
-@settings(max_examples=300, deadline=None)
-@given(texts=HARMLESS)
-def test_harmless_text_gets_the_ids_of_encoding_the_whole_prompt(
-    full_protocol: Gemma4Protocol, texts: list[str]
-) -> None:
-    check_harmless(full_protocol, _whole_string_tokenizer(FULL_SIZE), texts)
 
 
 def test_neighbouring_text_is_one_segment(toy_protocol: Gemma4Protocol) -> None:

@@ -11,7 +11,8 @@ from dgemma_backend.chat.tokens import ChatTokenizer
 from dgemma_backend.config import DecodingDefaults
 from dgemma_backend.events import Draft
 from dgemma_backend.plugins import Plugins
-from dgemma_backend.runtime.engine import CanvasResult, Engine, EngineInfo, Progress
+from dgemma_backend.runtime.engine import Engine, EngineInfo, Progress
+from dgemma_backend.runtime.job import CanvasResult
 from dgemma_backend.runtime.request import Request
 
 CANVAS = 7  # tokens; a token is a byte here, so borders fall into words, calls and characters

@@ -133,8 +133,9 @@ def test_what_a_step_returned_does_not_change_with_the_next(
     network, caches = model
     canvas, steps = denoiser(1), CapturedSteps(network, call_again)
     context = network.canvas_context(caches[:1])
-    first = (steps.step([canvas], context) or [None])[0]
-    assert first is not None
+    taken = steps.step([canvas], context)
+    assert taken is not None
+    first = taken[0]
     kept = [x.clone() for x in first if x is not None]
     canvas.advance(first)
     steps.step([canvas], context)

@@ -100,12 +100,12 @@ def test_a_full_line_is_refused_at_once_and_the_engine_goes_on(endless: Engine) 
     engine: Any = open_engine(endless.info.folder, device="cpu", limits=Limits(active=1, queued=2))
     readers = []
     with engine:
-        for number in range(3):  # one at work, and two in line behind it
+        for _ in range(3):  # one at work, and two in line behind it
             stream = engine.stream("a", settings={"max_tokens": 800})
             readers.append(threading.Thread(target=read_on, args=(stream,), daemon=True))
             readers[-1].start()
             wait_until(lambda: engine._worker._running().active)
-            wait_until(lambda number=number: engine._worker._running().waiting == number)
+            wait_until(lambda: engine._worker._running().waiting >= len(readers) - 1)
         begun = time.perf_counter()
         with pytest.raises(QueueFullError, match="2 requests with .* are in line already"):
             engine.generate("a")

@@ -258,3 +258,13 @@ def test_a_folder_whose_tokenizer_belongs_to_another_checkpoint_is_refused(
     config.write_text(text)
     with pytest.raises(CheckpointError):
         open_engine(str(folder), device="cpu")
+
+
+def test_an_option_that_no_engine_has_is_named_with_the_nearest() -> None:
+    with pytest.raises(UnknownSettingError, match="no option 'quantisation'.*'quantization'"):
+        open_engine("tiny", quantisation="int4")
+
+
+def test_settings_that_are_no_mapping_are_refused_as_such(tiny: Engine) -> None:
+    with pytest.raises(SettingError, match=r"settings=\[1\] must be a mapping"):
+        tiny.generate("Hi", settings=[1])  # type: ignore[arg-type]

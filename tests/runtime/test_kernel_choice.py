@@ -106,10 +106,20 @@ def test_triton_without_triton_or_without_cuda_is_refused_by_name(
     plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(SettingError, match="kernels='triton' run on CUDA devices.*is cpu"):
+    with pytest.raises(SettingError, match="kernels='triton': these kernels run on CUDA.*is cpu"):
         choose_kernels("triton", plugins, CPU, torch.float32)
     monkeypatch.setattr(devices, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'dgemma-backend\[triton\]'"):
-        choose_kernels("triton", plugins, CPU, torch.float32)
+        choose_kernels("triton", plugins, torch.device("cuda"), torch.float32)
     with pytest.raises(UnknownPluginError, match="no kernels 'tritn'.*Did you mean 'triton'"):
         choose_kernels("tritn", plugins, CPU, torch.float32)
+
+
+def test_a_variable_that_names_no_kernels_is_named_itself_and_an_empty_one_says_nothing(
+    plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DGEMMA_KERNELS", "nonsense")
+    with pytest.raises(UnknownPluginError, match="DGEMMA_KERNELS=nonsense: .*'auto' is what"):
+        choose_kernels("auto", plugins, CPU, torch.float32)
+    monkeypatch.setenv("DGEMMA_KERNELS", "")
+    assert choose_kernels("auto", plugins, CPU, torch.float32).name == "reference"

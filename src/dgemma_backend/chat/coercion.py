@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dgemma_backend.chat.arguments import Bare
+from dgemma_backend.chat.arguments import MAX_DEPTH, Bare
 
 MAX_REFERENCES = 16
 
@@ -26,6 +26,7 @@ def coerced(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict
 class _Coercion:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self.root = root
+        self.depth = 0
 
     def members(self, members: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
         known = _mapping(schema.get("properties"))
@@ -38,18 +39,24 @@ class _Coercion:
     def value(self, value: Any, schema: Mapping[str, Any]) -> Any:
         if isinstance(value, Bare) and value.text == "null":
             return None
-        misfit = _guess(value) if not schema else _MISFIT
-        for alternative in self.alternatives(schema, value):
-            for kind in _types(alternative):
-                fitted = self.fit(value, kind, alternative)
-                if fitted is not _MISFIT:
-                    return fitted
-        return _guess(value) if misfit is _MISFIT else misfit
+        if not schema or self.depth >= MAX_DEPTH:
+            return _guess(value)
+        self.depth += 1
+        try:
+            for alternative in self.alternatives(schema, value):
+                for kind in _types(alternative):
+                    fitted = self.fit(value, kind, alternative)
+                    if fitted is not _MISFIT:
+                        return fitted
+        finally:
+            self.depth -= 1
+        return _guess(value)
 
     def alternatives(self, schema: Mapping[str, Any], value: Any) -> list[Mapping[str, Any]]:
         """The schemas `value` may follow, likeliest first."""
         schema = self.resolved(schema)
-        for part in schema.get("allOf") or ():
+        every = schema.get("allOf")
+        for part in every if isinstance(every, list) else ():
             schema = {**self.resolved(_mapping(part)), **schema}
         choices = schema.get("anyOf") or schema.get("oneOf")
         if not isinstance(choices, list):
@@ -139,10 +146,26 @@ def _from_json(value: Any, opening: str) -> Any:
     """A quoted string that spells a list or object in JSON, read; anything else as it is."""
     if isinstance(value, str) and value.lstrip().startswith(opening):
         try:
-            return json.loads(value)
+            read = json.loads(value)
         except (ValueError, RecursionError):
             return value
+        return value if _too_deep(read) else read
     return value
+
+
+def _too_deep(value: Any) -> bool:
+    """Whether JSON data is nested deeper than calls may be."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return False
+    return any(isinstance(each, dict | list) for each in level)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -34,7 +34,8 @@ class AnswerParser:
     Feed the stop token too: it tells a call or thought the model ended from one that was cut off.
     With `thinking` off, the words of a thought that was opened and never closed, only ended by a
     stop token, are the answer: the model has that habit. `reasoning_tokens` counts the ids spent on
-    thoughts so far, their markers included.
+    thoughts so far, their markers included; `cut_in_thought` says, after `finish`, that the answer
+    was cut off before its thought was over.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class AnswerParser:
         prompt: Sequence[int] = (),
     ) -> None:
         self.reasoning_tokens = 0
+        self.cut_in_thought = False
         self._tokenizer = tokenizer
         self._tools = {tool.name: tool for tool in tools}
         # the same request gives the same call ids, another turn of the conversation others
@@ -64,9 +66,16 @@ class AnswerParser:
             "thought" if in_thought else "text"
         )
         # a thought may lack its opener, so the first words are held back while they look like one
-        self._opening: str | None = "" if thinking and not in_thought else None
+        self._opening: str | None = None if in_thought else ""
+        # with thinking off such words are only a thought if something closes it, see _settle_guess
+        self._guessed = False
         # after a call, white space is held back until words follow it
         self._space: list[str] | None = None
+
+    @property
+    def in_thought(self) -> bool:
+        """Whether the model is thinking: what comes next is reasoning until the thought ends."""
+        return self._state == "thought" and not self._guessed
 
     def feed(self, ids: Iterable[int]) -> list[ParsedEvent]:
         """What `ids` complete, in order."""
@@ -86,6 +95,7 @@ class AnswerParser:
         """What was held back. The answer is over; without a stop token it counts as cut off."""
         if self._state != "done":
             self._words(self._decoder.finish())
+            self.cut_in_thought = self.in_thought
             self._leave(ended=False)
             self._state = "done"
         return self._taken()
@@ -133,6 +143,7 @@ class AnswerParser:
         if opening.startswith(CHANNEL):
             self._opening = None
             self._state = "thought"
+            self._guessed = not self._thinking
             self._thought.add(opening)
         elif CHANNEL.startswith(opening):
             self._opening = opening
@@ -149,6 +160,7 @@ class AnswerParser:
             self._call = _OpenCall()
             self._state = "call"
         elif name == "<|channel>":
+            self._settle_guess(is_thought=False)
             self._open_thought()
         elif self._state == "call":
             if name == "<tool_call|>":
@@ -176,6 +188,7 @@ class AnswerParser:
         `ended`: the model meant what is open to end. `by_call`: it closed its thought, or left it
         to call a tool, so the words in it are no answer.
         """
+        self._settle_guess(is_thought=by_call)
         if self._state == "call":
             self._finish_call(ended)
             self._space = []
@@ -190,6 +203,16 @@ class AnswerParser:
             self._emit(TextDelta, self._opening)
         self._opening = None
         self._state = "text"
+
+    def _settle_guess(self, *, is_thought: bool) -> None:
+        """Decide on first words that look like a thought without its opener."""
+        if not self._guessed:
+            return
+        self._guessed = False
+        if not is_thought:
+            self.reasoning_tokens = 0
+            self._state = "text"
+            self._emit(TextDelta, CHANNEL + self._thought.everything())
 
     def _finish_call(self, ended: bool) -> None:
         self._end_run()

@@ -36,6 +36,13 @@ REQUIRED_CONTROLS = (
     '<|"|>',
 )  # fmt: skip
 STOPS = ("<eos>", "<turn|>", "<|tool_response>")
+OPENERS = frozenset({"<pad>", "<|channel>", "<channel|>"})
+"""What may stand in front of a stop token in an answer that says nothing."""
+UNUSABLE = (
+    "<bos>", "<unk>", "<mask>", "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>",
+    "<audio|>", "<|video|>",
+)  # fmt: skip
+"""Control tokens no answer holds: the start of text, placeholders, and sounds and images."""
 GENERATIONS = ("diffusiongemma-hub", "gemma4-2026-07")
 
 
@@ -141,6 +148,52 @@ class Gemma4Protocol:
             write_call(out, call)
         out.control("<|tool_response>" if message.tool_calls else "<turn|>")
         return segments_to_ids(out.segments, self.tokenizer)
+
+    def unsafe_prompt_ids(self, unsafe_raw_prompt: str) -> list[int]:
+        """The ids of a whole prompt spelt out by hand, control tokens and all.
+
+        The only way around the separation of text and control tokens: whoever writes any part of
+        `unsafe_raw_prompt` can end turns, forge tool results and speak as the system. Raises
+        EmptyPromptError for an empty one.
+        """
+        if not unsafe_raw_prompt:
+            raise EmptyPromptError("the raw prompt is empty")
+        return self.tokenizer.unsafe_encode(unsafe_raw_prompt)
+
+    def unusable_ids(self) -> tuple[int, ...]:
+        """Sorted ids that must never stand in a committed canvas.
+
+        These are the vocabulary's reserved ids, the soft tokens of images, audio and video with
+        their marks, and `<bos>`, `<unk>` and `<mask>`. No answer the model learnt from holds one,
+        so leaving them out of argmax and proposals conditions on what the model takes for certain.
+        Noise between steps may hold them: it is never committed, and the model was trained on
+        noise uniform over the whole vocabulary.
+        """
+        known = self.tokenizer.control_ids
+        return tuple(
+            sorted({*self.tokenizer.reserved_ids(), *(known[n] for n in UNUSABLE if n in known)})
+        )
+
+    def closes_at_once(self, committed: Sequence[int]) -> bool:
+        """Whether an answer's first canvas ends the turn before anything is said.
+
+        With thinking off the model has that habit on very short answers; white space and an empty
+        thought say nothing. Another canvas (once) usually answers.
+        """
+        spoken: list[int] = []
+        for token_id in committed:
+            name = self.tokenizer.control_name(token_id)
+            if name is None:
+                spoken.append(token_id)
+            elif name in ("<eos>", "<turn|>"):
+                return self.tokenizer.decode(spoken).strip() in ("", "thought")
+            elif name not in OPENERS:
+                return False
+        return False
+
+    def end_of_thought_ids(self) -> list[int]:
+        """What to commit behind a thought that has used up its budget, so that it is over."""
+        return [*self.tokenizer.encode_text("\n"), self.tokenizer.control_id("<channel|>")]
 
     def new_parser(
         self,

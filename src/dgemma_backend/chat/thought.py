@@ -39,6 +39,12 @@ class Thought:
         """All words not taken yet."""
         return self._taken(self._pending_text())
 
+    def everything(self) -> str:
+        """All words not taken yet, behind the channel's name, line breaks kept."""
+        text = "".join(self._pending)
+        self._pending = []
+        return text if self._headless else text.removeprefix(CHANNEL)
+
     def _pending_text(self) -> str:
         text = "".join(self._pending)
         self._pending = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -89,6 +90,30 @@ class ChatTokenizer:
                     f"tokenizer {self._where} is unusual."
                 )
         return ids
+
+    def unsafe_encode(self, text: str) -> list[int]:
+        """Ids of `text` where every spelling of a control token IS that control token.
+
+        For prompts written by hand. Never for text of strangers: it may say `<turn|>`.
+        """
+        names = sorted(self.control_ids, key=len, reverse=True)
+        ids: list[int] = []
+        for piece in re.split(f"({'|'.join(map(re.escape, names))})", text):
+            if piece in self.control_ids:
+                ids.append(self.control_ids[piece])
+            elif piece:
+                ids.extend(self.encode_text(piece))
+        return ids
+
+    def reserved_ids(self) -> list[int]:
+        """Ids set aside by the vocabulary, `<unused0>` and the like; they stand for nothing."""
+        pieces = self._plain.get_vocab(with_added_tokens=False)
+        return sorted(
+            id_
+            for piece, id_ in pieces.items()
+            if piece == "[multimodal]"
+            or (piece.startswith("<unused") and piece[7:-1].isdecimal() and piece[-1] == ">")
+        )
 
     def decode(self, ids: Sequence[int], *, controls: bool = False) -> str:
         """Text of `ids`; control tokens are left out, or spelt when `controls` is true."""

@@ -18,6 +18,7 @@ from dgemma_backend.cli.generate import generate
 from dgemma_backend.cli.plugins import plugins
 from dgemma_backend.cli.pull import pull
 from dgemma_backend.cli.quantize import quantize
+from dgemma_backend.cli.render import render
 from dgemma_backend.cli.terminal_text import printable
 from dgemma_backend.cli.watch import watch
 from dgemma_backend.errors import DgemmaError
@@ -33,7 +34,7 @@ def commands() -> None:
     """Run DiffusionGemma: text that settles out of noise, a canvas at a time."""
 
 
-for verb in (generate, chat, watch, doctor, plugins, pull, quantize):
+for verb in (generate, chat, watch, doctor, plugins, pull, quantize, render):
     commands.add_command(verb)
 
 

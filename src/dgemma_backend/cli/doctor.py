@@ -22,10 +22,8 @@ MARKS = {"ok": "ok     ", "absent": "absent ", "problem": "PROBLEM"}
 @click.option(
     "--context",
     type=int,
-    default=8192,
-    show_default=True,
     metavar="N",
-    help="... with so many tokens of prompt and answer.",
+    help="... with so many tokens of prompt and answer (8192, or all the model has).",
 )
 @click.option(
     "--canvases",
@@ -37,7 +35,7 @@ MARKS = {"ok": "ok     ", "absent": "absent ", "problem": "PROBLEM"}
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(
-    model: str | None, quantization: str | None, context: int, canvases: int, as_json: bool
+    model: str | None, quantization: str | None, context: int | None, canvases: int, as_json: bool
 ) -> int:
     """Say what this machine has and can run. Exit code 1 if something needs mending.
 
@@ -47,8 +45,9 @@ def doctor(
     from dgemma_backend.cli.memory import examine_model
 
     if model is None:
-        if quantization is not None:
-            raise click.UsageError("--quantization is of a model: name it with --model.")
+        if quantization is not None or context is not None:
+            what = "--context" if quantization is None else "--quantization"
+            raise click.UsageError(f"{what} is of a model: name it with --model.")
         findings = examine()
     else:
         tell = partial(click.echo, err=True)

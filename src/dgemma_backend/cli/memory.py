@@ -8,7 +8,11 @@ from dgemma_backend.plugins import Plugins
 
 
 def examine_model(
-    model: str, quantization: str | None, context: int, canvases: int, tell: Callable[[str], None]
+    model: str,
+    quantization: str | None,
+    context: int | None,
+    canvases: int,
+    tell: Callable[[str], None],
 ) -> list[Finding]:
     """The devices of this machine, what `model` would take on one, and whether it fits.
 
@@ -22,6 +26,7 @@ def examine_model(
     format = Plugins.load().quantization(quantization)() if quantization else None
     config = ModelConfig.from_folder(resolve_config(model, tell=tell))
     stored = config.quantization.format if config.quantization else None
+    context = min(8192, config.max_position_embeddings) if context is None else context
     found = memory_needed(config, format, context, canvases)
     weights = sum(found.weights.values())
     parts = ", ".join(f"{name} {size_in_words(size)}" for name, size in found.weights.items())

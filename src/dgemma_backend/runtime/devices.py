@@ -5,11 +5,12 @@ from importlib.util import find_spec
 
 import torch
 
-from dgemma_backend.errors import MissingDependencyError, SettingError
+from dgemma_backend.errors import MissingDependencyError, SettingError, UnknownPluginError
 from dgemma_backend.plugins import Plugins
 from dgemma_backend.runtime.kernel_trust import trusted
 from dgemma_kernels import Kernels
 
+VARIABLE = "DGEMMA_KERNELS"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -52,24 +53,28 @@ def choose_kernels(
     `UnknownPluginError` for a name nobody registered and `MissingDependencyError` for Triton's
     kernels without Triton.
     """
-    if asked == "auto":
-        asked = os.environ.get("DGEMMA_KERNELS", "auto")
+    said = f"kernels={asked!r}"
+    if asked == "auto" and (chosen := os.environ.get(VARIABLE)):
+        asked, said = chosen, f"{VARIABLE}={chosen}"
     if asked == "auto":
         asked = "triton" if device.type == "cuda" and find_spec("triton") else "reference"
     if asked == "triton":
-        _require_triton(device)
-    table: Kernels = plugins.kernels(asked)()
+        _require_triton(device, said)
+    try:
+        table: Kernels = plugins.kernels(asked)()
+    except UnknownPluginError as error:
+        raise UnknownPluginError(f"{said}: {error} 'auto' is what suits the device.") from error
     return table if asked == "reference" else trusted(table, device, dtype)
 
 
-def _require_triton(device: torch.device) -> None:
-    if find_spec("triton") is None:
-        raise MissingDependencyError(
-            "kernels='triton' needs Triton, which is not installed: "
-            "pip install 'dgemma-backend[triton]', or take kernels='reference'."
-        )
+def _require_triton(device: torch.device, said: str) -> None:
     if device.type != "cuda" and not os.environ.get("TRITON_INTERPRET"):
         raise SettingError(
-            f"kernels='triton' run on CUDA devices, and this engine's device is {device}. Take "
-            "kernels='reference' or 'auto' there."
+            f"{said}: these kernels run on CUDA devices, and this engine's device is {device}. "
+            "Take 'reference' or 'auto' there."
+        )
+    if find_spec("triton") is None:
+        raise MissingDependencyError(
+            f"{said} needs Triton, which is not installed: "
+            "pip install 'dgemma-backend[triton]', or take 'reference'."
         )

@@ -3,15 +3,17 @@
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from difflib import get_close_matches
+from inspect import signature
 from threading import Event as Flag
 from typing import Any, Self
 
 from dgemma_backend.chat.protocol import Gemma4Protocol
 from dgemma_backend.config import DecodingDefaults
-from dgemma_backend.errors import EngineClosedError, GenerationError
+from dgemma_backend.errors import EngineClosedError, GenerationError, UnknownSettingError
 from dgemma_backend.events import CanvasCommitted, Draft, Event, Finished, ParsedEvent
 from dgemma_backend.messages import Message, Reply, Tool, ToolChoice, Usage
 from dgemma_backend.plugins import Plugins
@@ -158,9 +160,12 @@ class Engine(ABC):
         finally:
             cancelled.set()
 
-    def count_tokens(self, messages: Conversation, tools: Sequence[Tool] = ()) -> int:
-        """Tokens of the prompt this conversation makes, thinking off."""
-        return len(self._protocol.prompt_ids(as_messages(messages), tools))
+    def count_tokens(
+        self, messages: Conversation, tools: Sequence[Tool] = (), *, thinking: bool = False
+    ) -> int:
+        """Tokens of the prompt this conversation makes."""
+        prompt = self._protocol.prompt_ids(as_messages(messages), tools, thinking=thinking)
+        return len(prompt)
 
     def token_ids(self, text: str) -> list[int]:
         """Ids of a plain text, with nothing of a conversation around it."""
@@ -306,11 +311,26 @@ def open_engine(
         "kernels": kernels,
         **options,
     }
+    _check_options(factory, chosen)
     opened: Engine = registered_engine(
         (engine, str(model), *sorted((key, repr(value)) for key, value in chosen.items())),
         lambda: factory(model, plugins=plugins, **chosen),
     )
     return opened
+
+
+def _check_options(factory: Callable[..., Engine], chosen: Mapping[str, Any]) -> None:
+    parameters = signature(factory).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return
+    for name in chosen:
+        if name not in parameters:
+            known = [each for each in parameters if each not in ("model", "plugins", "self")]
+            near = get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UnknownSettingError(
+                f"open_engine has no option {name!r}.{hint} There are: {', '.join(known)}."
+            )
 
 
 def _timed(events: list[ParsedEvent], progress: Progress) -> list[ParsedEvent]:

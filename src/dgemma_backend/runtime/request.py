@@ -108,7 +108,8 @@ def settle_max_tokens(settings: GenerationSettings, prompt: int, canvas: int, co
     if settings.max_tokens > room:
         raise ContextLengthError(
             f"max_tokens={settings.max_tokens} does not fit: the context of {context} tokens has "
-            f"room for {room} behind a prompt of {prompt}. Lower max_tokens or shorten the prompt."
+            f"room for {room} behind a prompt of {prompt}, in whole canvases of {canvas}. Lower "
+            "max_tokens or shorten the prompt."
         )
     return settings.max_tokens
 

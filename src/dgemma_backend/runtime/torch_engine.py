@@ -1,5 +1,6 @@
 """The engine that runs a checkpoint in this process, on CPU or CUDA."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dgemma_backend.chat.template_file import template_warning
 from dgemma_backend.chat.tokens import ChatTokenizer
 from dgemma_backend.config import DecodingDefaults, ModelConfig
 from dgemma_backend.diffusion import CanvasDenoiser, CanvasNoise, DecodingSettings, DenoiseStep
@@ -64,6 +66,8 @@ class TorchEngine(Engine):
                 f"{folder}/tokenizer.json has {tokenizer.vocab_size} tokens, config.json allows "
                 f"{config.vocab_size}. The two files belong to different checkpoints."
             )
+        if warning := template_warning(folder):
+            warnings.warn(warning, RuntimeWarning, stacklevel=2)
         self._model = load_model(config, table, folder, precision, place, format)
         held = list(stored_matrices(self._model))
         self._config = config

@@ -63,7 +63,9 @@ def memory_needed(
         ("canvases", canvases, MAX_CANVASES),
     ):
         if not 1 <= value <= most:
-            raise SettingError(f"{name}={value} must be a whole number from 1 to {most}")
+            raise SettingError(
+                f"{name}={value} must be a whole number from 1 to {most}, the most this model takes"
+            )
     return MemoryEstimate(
         _weights(config, quantization, dtype.itemsize),
         canvases * _cache(config, context, dtype.itemsize),
