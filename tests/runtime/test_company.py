@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dgemma_backend import Engine, open_engine
-from dgemma_backend.errors import EngineClosedError, QueueFullError
+from dgemma_backend.errors import EngineClosedError, QueueFullError, UnknownPluginError
 from dgemma_backend.events import Event
 from dgemma_backend.runtime.scheduler import Limits
 
@@ -187,3 +187,23 @@ def test_a_program_that_ends_in_mid_answer_ends_quickly() -> None:
     ended = time.time()
     assert done.returncode == 0, done.stderr
     assert ended - float(done.stdout) < 10  # torch's own farewell included; busy machines too
+
+
+def test_what_cannot_be_run_is_refused_before_it_stands_in_line(tiny: Any) -> None:
+    submitted: list[Any] = []
+    real = tiny._worker.submit
+
+    def submit(job: Any) -> None:
+        submitted.append(job)
+        real(job)
+
+    tiny._worker.submit = submit
+    try:
+        for wrong in ({"sampler": "entropy_bond"}, {"stop_rule": "nevr"}):
+            with pytest.raises(UnknownPluginError, match="Did you mean"):
+                tiny.generate("Who are you?", settings=wrong)
+        assert submitted == []
+        tiny.generate("Who are you?")
+        assert len(submitted) == 1
+    finally:
+        del tiny._worker.submit

@@ -201,6 +201,8 @@ class Engine(ABC):
             )
         if not isinstance(settings, GenerationSettings):
             settings = GenerationSettings.from_mapping(settings or {})
+        self._plugins.sampler(settings.sampler)  # unknown names are refused at the door
+        self._plugins.stop_rule(settings.stop_rule)
         declared = usable_tools(tools, tool_choice)
         prompt = self._protocol.prompt_ids(
             as_messages(messages), declared, thinking=settings.thinking

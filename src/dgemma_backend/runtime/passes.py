@@ -106,7 +106,7 @@ class TorchPasses:
 
     def _context(self, jobs: list[Job]) -> Context:
         """Made once for as long as the same canvases stay together."""
-        canvases = tuple((id(job), job.number) for job in jobs)
+        canvases = tuple((job, job.number) for job in jobs)  # jobs, as an id may come again
         if jobs[0].context is None or jobs[0].context[0] != canvases:
             made = self._model.canvas_context([job.cache for job in jobs])
             for job in jobs:

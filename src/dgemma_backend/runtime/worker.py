@@ -33,9 +33,12 @@ class Worker:
                 f"{os.getpid()}, has none of its threads. Open the engine after forking, or "
                 "start processes with the 'spawn' method."
             )
-        self._running().submit(job)
+        scheduler = self._running()
+        scheduler.submit(job)
         self._start()
         self._wake.set()
+        if self._closed:  # meanwhile: nobody else would tell this job's reader
+            scheduler.end_all(self._gone())
 
     def go_on(self, job: Job) -> None:
         """The reader wants the next canvas."""
