@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Image,
         Message,
         Reply,
+        ResponseFormat,
         Text,
         Tool,
         ToolCall,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     )
     from dgemma_backend.plugins import provider
     from dgemma_backend.runtime.engine import Engine, open_engine
+    from dgemma_backend.runtime.scripted_engine import ScriptedEngine
     from dgemma_backend.settings import GenerationSettings
 
 __version__ = "0.1.0"
@@ -36,6 +38,8 @@ __all__ = [
     "Image",
     "Message",
     "Reply",
+    "ResponseFormat",
+    "ScriptedEngine",
     "Text",
     "Tool",
     "ToolCall",
@@ -54,6 +58,8 @@ _HOME = {  # public name -> the module it lives in; a module of that very name i
     "Image": "messages",
     "Message": "messages",
     "Reply": "messages",
+    "ResponseFormat": "messages",
+    "ScriptedEngine": "runtime.scripted_engine",
     "Text": "messages",
     "Tool": "messages",
     "ToolCall": "messages",

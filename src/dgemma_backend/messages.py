@@ -15,6 +15,8 @@ from dgemma_backend.errors import PromptError, SettingError
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls"]
 ToolChoiceMode = Literal["auto", "none", "required", "named"]
+FormatKind = Literal["json_schema", "regex", "choices"]
+Unsupported = Literal["raise", "validate"]
 
 ROLES: tuple[str, ...] = get_args(Role)
 
@@ -85,10 +87,14 @@ class Tool:
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """Whether the model may, must not, or must call a tool, and which."""
+    """Whether the model may, must not, or must call a tool, and which.
+
+    With `parallel=False` an answer holds one call at the most.
+    """
 
     mode: ToolChoiceMode = "auto"
     name: str | None = None
+    parallel: bool = True
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(ToolChoiceMode):
@@ -101,11 +107,54 @@ class ToolChoice:
                 f"tool choice mode {self.mode!r} with name {self.name!r}: a name goes with mode "
                 "'named' and with no other. Use ToolChoice.named('some_tool')."
             )
+        if not isinstance(self.parallel, bool):
+            raise SettingError(f"tool choice parallel={self.parallel!r} must be True or False")
 
     @classmethod
-    def named(cls, name: str) -> ToolChoice:
+    def named(cls, name: str, *, parallel: bool = True) -> ToolChoice:
         """Exactly the tool called `name`."""
-        return cls("named", name)
+        return cls("named", name, parallel)
+
+
+@dataclass(frozen=True)
+class ResponseFormat:
+    """What the text of an answer is guaranteed to be; thoughts before it are free.
+
+    Made by `json_schema`, `json`, `regex` or `choices`. Beside tools, an answer is either calls
+    or a text of this format.
+    """
+
+    kind: FormatKind
+    value: Any
+    on_unsupported: Unsupported = "raise"
+
+    @classmethod
+    def json_schema(cls, schema: Any, *, on_unsupported: Unsupported = "raise") -> ResponseFormat:
+        """JSON that a schema accepts: a mapping, or a type that pydantic knows.
+
+        A keyword that decoding cannot guarantee raises UnsupportedSchemaError at the request;
+        with `on_unsupported="validate"` it is checked in the finished answer instead, which is
+        written anew up to twice.
+        """
+        if on_unsupported not in get_args(Unsupported):
+            known = " or ".join(map(repr, get_args(Unsupported)))
+            raise SettingError(f"on_unsupported={on_unsupported!r} must be {known}")
+        return cls("json_schema", schema, on_unsupported)
+
+    @classmethod
+    def json(cls) -> ResponseFormat:
+        """Any JSON object."""
+        return cls("json_schema", {"type": "object"})
+
+    @classmethod
+    def regex(cls, pattern: str) -> ResponseFormat:
+        """Text that a regular expression matches from its beginning to its end."""
+        return cls("regex", pattern)
+
+    @classmethod
+    def choices(cls, texts: Sequence[str]) -> ResponseFormat:
+        """One of these texts."""
+        return cls("choices", tuple(texts))
 
 
 @dataclass(frozen=True)
@@ -194,15 +243,20 @@ def _frozen(content: str | Sequence[Part]) -> str | tuple[Part, ...]:
 class Usage:
     """What a request cost. Times are in seconds of wall clock.
 
+    `cached_tokens` of the prompt were not encoded, their keys and values being known already.
     `completion_tokens` counts committed tokens, reasoning and control tokens included, and never
-    what lies behind the cut in the last canvas. `tokens_per_forward` is completion tokens divided
-    by denoising steps.
+    what lies behind the cut in the last canvas. `canvases` and `denoising_steps` include those
+    that were `rerolled`: thrown away because the answer would have said nothing, or because it
+    failed the check of its format. `tokens_per_forward` is completion tokens divided by denoising
+    steps.
     """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
     reasoning_tokens: int = 0
     canvases: int = 0
+    rerolled: int = 0
     denoising_steps: int = 0
     tokens_per_forward: float = 0.0
     prefill_seconds: float = 0.0
@@ -217,7 +271,10 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reply:
-    """The whole answer to a request."""
+    """The whole answer to a request.
+
+    `cut_in_thought`: it ran out of tokens while the model was still thinking.
+    """
 
     text: str
     reasoning: str
@@ -227,6 +284,7 @@ class Reply:
     usage: Usage
     seed: int
     model: str
+    cut_in_thought: bool = False
 
     @property
     def message(self) -> Message:

@@ -11,9 +11,11 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from dgemma_backend.errors import SettingError, UnknownSettingError
+
+Steering = Literal["off", "joint", "constrained"]
 
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
@@ -39,9 +41,13 @@ class GenerationSettings:
         t_min: Temperature the schedule ends at.
         t_max: Temperature the schedule starts from.
         thinking: Whether the model thinks before it answers.
+        thinking_budget: Tokens of thought after which the answer is begun; goes with `thinking`.
         timeout: Seconds after which the request is given up.
         isolate: Passes of its own, so that the answer is the same bit for bit under any load. On
             CPU every request has that; on CUDA it costs speed when others run beside it.
+        cache_salt: Encoded prefixes are shared only between requests with the same salt.
+        steering: How a response format or a forced call acts while a canvas is denoised: "off"
+            (only when it is committed), "joint" or "constrained".
         sampler: Name of a registered sampler.
         stop_rule: Name of a registered stop rule.
     """
@@ -59,8 +65,11 @@ class GenerationSettings:
     t_min: float | None = None
     t_max: float | None = None
     thinking: bool = False
+    thinking_budget: int | None = None
     timeout: float | None = None
     isolate: bool = False
+    cache_salt: str | None = None
+    steering: Steering = "joint"
     sampler: str = "entropy_bound"
     stop_rule: str = "stable_and_confident"
 
@@ -82,7 +91,14 @@ class GenerationSettings:
         for name in ("thinking", "isolate"):
             if not isinstance(value := getattr(self, name), bool):
                 raise SettingError(f"{name}={value!r} must be True or False")
+        self._check_thinking_budget()
         self._check_stop()
+        if self.steering not in get_args(Steering):
+            raise SettingError(
+                f"steering={self.steering!r} must be one of {', '.join(get_args(Steering))}"
+            )
+        if self.cache_salt is not None and not isinstance(self.cache_salt, str):
+            raise SettingError(f"cache_salt={self.cache_salt!r} must be a string")
         for name in ("sampler", "stop_rule"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
@@ -144,6 +160,14 @@ class GenerationSettings:
             start = f"above {lowest:g}" if above_lowest else f"from {lowest:g}"
             end = f" to {highest:g}" if highest != math.inf else ""
             raise SettingError(f"{name}={value!r} must be a finite number {start}{end}")
+
+    def _check_thinking_budget(self) -> None:
+        self._integer("thinking_budget", 1)
+        if self.thinking_budget is not None and not self.thinking:
+            raise SettingError(
+                f"thinking_budget={self.thinking_budget} needs thinking=True; without it the "
+                "model does not think at all"
+            )
 
     def _check_stop(self) -> None:
         stops: object = self.stop

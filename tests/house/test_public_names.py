@@ -43,6 +43,8 @@ def test_the_public_names_are_this_list() -> None:
         "Image",
         "Message",
         "Reply",
+        "ResponseFormat",
+        "ScriptedEngine",
         "Text",
         "Tool",
         "ToolCall",

@@ -21,7 +21,8 @@ from dgemma_backend.errors import (
     NonFiniteLogitsError,
     QueueFullError,
 )
-from dgemma_backend.runtime.job import CanvasResult, Job
+from dgemma_backend.runtime.job import Job
+from dgemma_backend.runtime.outbox import CanvasResult
 from dgemma_backend.runtime.request import Request
 from dgemma_backend.runtime.scheduler import Limits, Scheduler
 from dgemma_backend.settings import GenerationSettings
@@ -83,9 +84,13 @@ class Script:
                 continue
             key = seed, job.number
             self.steps[key] = self.steps.get(key, seed * 7 % 5 + 1) - 1
-            job.steps += 1
             if self.steps[key] == 0:
                 job.settle(text_of(*key), converged=True)
+
+
+def canvases_of(job: Job) -> int:
+    """A canvas has two tokens here."""
+    return job.request.max_tokens // 2
 
 
 @dataclass
@@ -104,18 +109,18 @@ class Reader:
             self.job.request.cancelled.set()
         if rng.random() > self.patience:
             return
-        while not self.job.outbox.empty():
+        while self.job.outbox:
             item = self.job.outbox.get()
             self.told.append(item)
             if isinstance(item, CanvasResult):
-                if item.number + 1 == self.job.canvases:
+                if item.number + 1 == canvases_of(self.job):
                     self.job.request.cancelled.set()  # as the engine does when it has enough
                 else:
-                    self.job.go_on()
+                    self.job.go_on(item.token_ids)
 
     @property
     def done(self) -> bool:
-        return self.job.ended and self.job.outbox.empty()
+        return self.job.ended and not self.job.outbox
 
     def check(self) -> None:
         results = [each for each in self.told if isinstance(each, CanvasResult)]
@@ -127,7 +132,7 @@ class Reader:
         ], "the text of a request does not depend on company"
         assert len(errors) == 1, "ends exactly once"
         assert self.told[-1] is errors[0], "nothing comes after the end"
-        whole = len(results) == self.job.canvases
+        whole = len(results) == canvases_of(self.job)
         if whole or self.left:
             allowed: tuple[type[BaseException], ...] = (CancelledError, GenerationError, ValueError)
         elif seed % 11 == 10:
@@ -184,7 +189,7 @@ class Simulation:
             prompt, (), GenerationSettings(timeout=timeout), 2 * canvases, number,
             clock=lambda: self.now,
         )  # fmt: skip
-        job = Job(request, canvases)
+        job = Job(request)
         try:
             self.scheduler.submit(job)
         except (QueueFullError, ContextLengthError):
@@ -219,7 +224,7 @@ def test_a_simulation_repeats_itself() -> None:
 
 
 def ready_job(seed: int, canvases: int, prompt: int = 3) -> Job:
-    return Job(Request([1] * prompt, (), GenerationSettings(), 2 * canvases, seed), canvases)
+    return Job(Request([1] * prompt, (), GenerationSettings(), 2 * canvases, seed))
 
 
 def test_equal_requests_get_equal_shares() -> None:
@@ -231,9 +236,9 @@ def test_equal_requests_get_equal_shares() -> None:
     for _ in range(60):
         scheduler.tick()
         for job in jobs:
-            while not job.outbox.empty():
-                if isinstance(job.outbox.get(), CanvasResult):
-                    job.go_on()
+            while job.outbox:
+                if isinstance(item := job.outbox.get(), CanvasResult):
+                    job.go_on(item.token_ids)
     shares = [script.order.count(job.request.seed) for job in jobs if not job.ended]
     jain = sum(shares) ** 2 / (len(shares) * sum(share * share for share in shares))
     assert len(shares) >= 14

@@ -1,25 +1,30 @@
 """The engine as its users see it: a conversation and settings in, the events of a reply out."""
 
-import time
+import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing, contextmanager
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from inspect import signature
-from threading import Event as Flag
 from typing import Any, Self
 
 from dgemma_backend.chat.protocol import Gemma4Protocol
 from dgemma_backend.config import DecodingDefaults
-from dgemma_backend.errors import EngineClosedError, GenerationError, UnknownSettingError
-from dgemma_backend.events import CanvasCommitted, Draft, Event, Finished, ParsedEvent
-from dgemma_backend.messages import Message, Reply, Tool, ToolChoice, Usage
+from dgemma_backend.errors import (
+    EngineClosedError,
+    GenerationError,
+    UnknownSettingError,
+)
+from dgemma_backend.events import CanvasCommitted, Draft, Event, Finished
+from dgemma_backend.messages import Message, Reply, ResponseFormat, Tool, ToolChoice
 from dgemma_backend.plugins import Plugins
-from dgemma_backend.runtime.answer import Answer
-from dgemma_backend.runtime.background import stream_in_background
-from dgemma_backend.runtime.job import CanvasResult
+from dgemma_backend.runtime.answer import Answer, ThoughtBudget
+from dgemma_backend.runtime.answering import Answering
+from dgemma_backend.runtime.feed import Feed
+from dgemma_backend.runtime.outbox import CanvasResult
 from dgemma_backend.runtime.registry import registered_engine
 from dgemma_backend.runtime.request import Request, as_messages, open_request, usable_tools
 from dgemma_backend.settings import GenerationSettings
@@ -60,21 +65,11 @@ class RequestRecord:
     error: BaseException | None
 
 
-@dataclass
-class Progress:
-    """What a request has cost so far."""
-
-    prefill_seconds: float = 0.0
-    canvases: int = 0
-    steps: int = 0
-    first_text: float | None = None
-
-
 class Engine(ABC):
     """Answers conversations. Safe to share between threads and event loops.
 
     Every kind of engine shares this class: rendering, cutting, parsing and accounting are done
-    here, and only `_canvases` differs.
+    here, and only `_begin` differs.
     """
 
     def __init__(
@@ -96,6 +91,7 @@ class Engine(ABC):
         *,
         tools: Sequence[Tool] = (),
         tool_choice: ToolChoice | None = None,
+        response_format: ResponseFormat | None = None,
         settings: Settings = None,
     ) -> Reply:
         """The whole reply to a conversation (a string is one user message).
@@ -103,7 +99,7 @@ class Engine(ABC):
         Raises `PromptError`, `SettingError` or `UnknownPluginError` before any pass runs, and
         `GenerationError` if the request fails later; the engine then serves the next request.
         """
-        request = self._open(messages, tools, tool_choice, settings)
+        request = self._open(messages, tools, tool_choice, response_format, settings)
         return _reply_of(self._run(request, drafts=False))
 
     def stream(
@@ -112,6 +108,7 @@ class Engine(ABC):
         *,
         tools: Sequence[Tool] = (),
         tool_choice: ToolChoice | None = None,
+        response_format: ResponseFormat | None = None,
         settings: Settings = None,
         drafts: bool = False,
     ) -> Iterator[Event]:
@@ -120,7 +117,9 @@ class Engine(ABC):
         Settings and prompt are checked here, not at the first `next`. Closing the iterator stops
         the work. Raises as `generate` does.
         """
-        return self._run(self._open(messages, tools, tool_choice, settings), drafts=drafts)
+        return self._run(
+            self._open(messages, tools, tool_choice, response_format, settings), drafts=drafts
+        )
 
     async def agenerate(
         self,
@@ -128,14 +127,12 @@ class Engine(ABC):
         *,
         tools: Sequence[Tool] = (),
         tool_choice: ToolChoice | None = None,
+        response_format: ResponseFormat | None = None,
         settings: Settings = None,
     ) -> Reply:
         """`generate` that leaves the event loop free; cancelling the task stops the work."""
-        last: Event | None = None
-        events = self.astream(messages, tools=tools, tool_choice=tool_choice, settings=settings)
-        async for event in events:
-            last = event
-        return _reply_of(iter([last] if last is not None else []))
+        opened = partial(self._open, messages, tools, tool_choice, response_format, settings)
+        return await _last_reply(self._arun(opened, drafts=False))
 
     async def astream(
         self,
@@ -143,22 +140,18 @@ class Engine(ABC):
         *,
         tools: Sequence[Tool] = (),
         tool_choice: ToolChoice | None = None,
+        response_format: ResponseFormat | None = None,
         settings: Settings = None,
         drafts: bool = False,
     ) -> AsyncIterator[Event]:
-        """`stream` that leaves the event loop free; leaving it early stops the work."""
-        cancelled = Flag()
+        """`stream` that leaves the event loop free; leaving it early stops the work.
 
-        def run() -> Iterator[Event]:
-            request = self._open(messages, tools, tool_choice, settings)
-            request.cancelled = cancelled
-            return self._run(request, drafts=drafts)
-
-        try:
-            async for event in stream_in_background(run):
+        No thread waits for the answer: the engine's own wakes the loop.
+        """
+        opened = partial(self._open, messages, tools, tool_choice, response_format, settings)
+        async with aclosing(self._arun(opened, drafts=drafts)) as events:
+            async for event in events:
                 yield event
-        finally:
-            cancelled.set()
 
     def count_tokens(
         self, messages: Conversation, tools: Sequence[Tool] = (), *, thinking: bool = False
@@ -182,17 +175,22 @@ class Engine(ABC):
         self.close()
 
     @abstractmethod
-    def _canvases(
-        self, request: Request, progress: Progress, drafts: bool
-    ) -> Iterator[Draft | CanvasResult]:
-        """Settled canvases of a request, one after another, each preceded by its drafts if
-        wanted. The caller closes the iterator when the answer has ended."""
+    def _constraint(self, request: Request) -> Any:
+        """What `_begin` needs to keep to a request's tool choice and response format.
+
+        Raises `SettingError` for what cannot be guaranteed.
+        """
+
+    @abstractmethod
+    def _begin(self, request: Request, drafts: bool) -> Feed:
+        """Start on a request. Raises `QueueFullError`, `EngineClosedError`; never waits."""
 
     def _open(
         self,
         messages: Conversation,
         tools: Sequence[Tool],
         tool_choice: ToolChoice | None,
+        response_format: ResponseFormat | None,
         settings: Settings,
     ) -> Request:
         if self.closed:
@@ -204,86 +202,85 @@ class Engine(ABC):
         self._plugins.sampler(settings.sampler)  # unknown names are refused at the door
         self._plugins.stop_rule(settings.stop_rule)
         declared = usable_tools(tools, tool_choice)
-        prompt = self._protocol.prompt_ids(
-            as_messages(messages), declared, thinking=settings.thinking
-        )
+        conversation = as_messages(messages)
+        prompt = self._protocol.prompt_ids(conversation, declared, thinking=settings.thinking)
         canvas, context = self.info.canvas_length, self.info.context_length
-        return open_request(prompt, declared, settings, self._defaults, canvas, context)
+        request = open_request(prompt, declared, settings, self._defaults, canvas, context)
+        request = replace(
+            request,
+            messages=conversation,
+            tool_choice=tool_choice,
+            response_format=response_format,
+        )
+        return replace(request, constraint=self._constraint(request))
 
     def _run(self, request: Request, *, drafts: bool) -> Iterator[Event]:
-        """The events of an opened request; sees to it that observers learn how it ended."""
-        reply: Reply | None = None
+        """The events of an opened request, for a thread."""
+        with self._watched(request) as answering, closing(self._begin(request, drafts)) as feed:
+            while not answering.over:
+                yield from self._taken(answering, feed, feed.get())
+            yield from answering.finish()
+
+    async def _arun(
+        self, opened: Callable[[], Request], *, drafts: bool
+    ) -> AsyncGenerator[Event, None]:
+        """The events of a request, for an event loop; rendering its prompt is off the loop too."""
+        request = await asyncio.to_thread(opened)
+        with self._watched(request) as answering, closing(self._begin(request, drafts)) as feed:
+            while not answering.over:
+                for event in self._taken(answering, feed, await feed.aget()):
+                    yield event
+            for event in answering.finish():
+                yield event
+
+    def _taken(self, answering: Answering, feed: Feed, item: Draft | CanvasResult) -> list[Event]:
+        """The events an item makes. The next canvas is begun before they are read."""
+        events = answering.take(item)
+        if isinstance(item, CanvasResult):
+            if not answering.over:
+                feed.commit(answering.committed)
+            for event in events:
+                if isinstance(event, CanvasCommitted):
+                    self._plugins.on_canvas(event)
+        return events
+
+    @contextmanager
+    def _watched(self, request: Request) -> Iterator[Answering]:
+        """Sees to it that observers learn how the request ended."""
+        answering = self._new_answering(request)
         error: BaseException | None = None
         try:
-            for event in self._events(request, drafts):
-                if isinstance(event, Finished):
-                    reply = event.reply
-                yield event
+            yield answering
         except BaseException as raised:
-            error = None if reply else raised
+            error = None if answering.reply else raised
             raise
         finally:
-            request.cancelled.set()
             self._plugins.request_finished(
-                RequestRecord(self.info.model, request.seed, len(request.prompt_ids), reply, error)
+                RequestRecord(
+                    self.info.model,
+                    request.seed,
+                    len(request.prompt_ids),
+                    answering.reply,
+                    error,
+                )
             )
 
-    def _events(self, request: Request, drafts: bool) -> Iterator[Event]:
-        answer = self._new_answer(request)
-        progress = Progress()
-        with closing(self._canvases(request, progress, drafts)) as canvases:  # type: ignore[type-var]
-            for result in canvases:
-                if isinstance(result, Draft):
-                    yield result
-                    continue
-                kept, events = answer.take(result.token_ids)
-                committed = CanvasCommitted(
-                    result.number, tuple(kept), result.steps, result.converged
-                )
-                self._plugins.on_canvas(committed)
-                yield from _timed(events, progress)
-                yield committed
-                if answer.ended is not None:
-                    break
-        yield from _timed(answer.finish(), progress)
-        yield Finished(self._reply(request, answer, progress))
-
-    def _new_answer(self, request: Request) -> Answer:
+    def _new_answering(self, request: Request) -> Answering:
+        settings = request.settings
         parser = self._protocol.new_parser(
             request.tools,
             seed=request.seed,
             position=len(request.prompt_ids),
-            thinking=request.settings.thinking,
+            thinking=settings.thinking,
             prompt=request.prompt_ids,
         )
-        return Answer(
-            parser, request.settings.stop, self._defaults.stop_token_ids, request.max_tokens
+        budget = None
+        if settings.thinking_budget is not None:
+            budget = ThoughtBudget(settings.thinking_budget, self._protocol.end_of_thought_ids())
+        answer = Answer(
+            parser, settings.stop, self._defaults.stop_token_ids, request.max_tokens, budget
         )
-
-    def _reply(self, request: Request, answer: Answer, progress: Progress) -> Reply:
-        elapsed = time.perf_counter() - request.started
-        first = progress.first_text
-        usage = Usage(
-            prompt_tokens=len(request.prompt_ids),
-            completion_tokens=answer.tokens,
-            reasoning_tokens=answer.reasoning_tokens,
-            canvases=progress.canvases,
-            denoising_steps=progress.steps,
-            tokens_per_forward=answer.tokens / max(progress.steps, 1),
-            prefill_seconds=progress.prefill_seconds,
-            decode_seconds=elapsed - progress.prefill_seconds,
-            first_text_seconds=elapsed if first is None else first - request.started,
-        )
-        return Reply(
-            text=answer.text,
-            reasoning=answer.reasoning,
-            tool_calls=tuple(answer.calls),
-            invalid_tool_calls=tuple(answer.invalid_calls),
-            finish_reason=answer.finish_reason,
-            usage=usage,
-            seed=request.seed,
-            model=self.info.model,
-        )
+        return Answering(request, answer, self.info.model)
 
 
 def open_engine(
@@ -335,10 +332,12 @@ def _check_options(factory: Callable[..., Engine], chosen: Mapping[str, Any]) ->
             )
 
 
-def _timed(events: list[ParsedEvent], progress: Progress) -> list[ParsedEvent]:
-    if events and progress.first_text is None:
-        progress.first_text = time.perf_counter()
-    return events
+async def _last_reply(events: AsyncGenerator[Event, None]) -> Reply:
+    last: Event | None = None
+    async with aclosing(events):
+        async for event in events:
+            last = event
+    return _reply_of(iter([last] if last is not None else []))
 
 
 def _reply_of(events: Iterator[Event]) -> Reply:

@@ -2,25 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 from typing import Any
 
 from dgemma_backend.diffusion import CanvasDenoiser
-from dgemma_backend.events import Draft
+from dgemma_backend.runtime.outbox import CanvasResult, Outbox
 from dgemma_backend.runtime.request import Request
 
 DRAFTS_AHEAD = 4
 """Drafts a job may be ahead of its reader before it pauses."""
-
-
-@dataclass(frozen=True)
-class CanvasResult:
-    """A settled canvas before the cut: all of its ids, and how it got there."""
-
-    number: int
-    token_ids: list[int]
-    steps: int
-    converged: bool
 
 
 @dataclass(eq=False)
@@ -28,22 +17,23 @@ class Job:
     """A request's state between two passes. Only the scheduler's thread changes it.
 
     The reader gets drafts, results and at last an error (or nothing more) from `outbox`. After
-    a result the job rests until the reader asks for the next canvas with `go_on`.
+    a result the job rests until the reader says with `go_on` what of the canvas is final.
     """
 
     request: Request
-    canvases: int
     drafts: bool = False
-    outbox: "SimpleQueue[Draft | CanvasResult | BaseException]" = field(default_factory=SimpleQueue)
+    outbox: Outbox = field(default_factory=Outbox)
     cache: Any = None
     context: Any = None  # what the current canvas sees
     denoiser: CanvasDenoiser | None = None
     number: int = 0
+    rerolled: int = 0  # canvases thrown away in favour of the current one
+    cached_tokens: int = 0
     prefill_seconds: float = 0.0
-    steps: int = 0
     to_encode: list[int] = field(default_factory=list)
     ended: bool = False
     _committed: list[int] = field(default_factory=list)
+    _steps: int = 0  # of the canvases thrown away
     _resting: bool = False
 
     def __post_init__(self) -> None:
@@ -55,12 +45,20 @@ class Job:
         return len(self.request.prompt_ids) + self.request.max_tokens
 
     @property
+    def token_ids(self) -> list[int]:
+        """Prompt and everything committed: what the cache holds once `to_encode` is empty."""
+        return [*self.request.prompt_ids, *self._committed]
+
+    @property
     def ready(self) -> bool:
         """Whether a pass may be run for it now: its reader has kept up."""
-        return not self._resting and self.outbox.qsize() < DRAFTS_AHEAD
+        return not self._resting and len(self.outbox) < DRAFTS_AHEAD
 
-    def go_on(self) -> None:
-        """The reader's: start the next canvas."""
+    def go_on(self, token_ids: Sequence[int]) -> None:
+        """The reader's: these ids are final, start the next canvas behind them."""
+        self._committed += token_ids
+        self.to_encode += token_ids
+        self.number += 1
         self._resting = False
 
     def encoded(self, count: int) -> None:
@@ -70,17 +68,34 @@ class Job:
     def start_over(self) -> None:
         """Forget the cache and encode everything anew: a pass failed halfway through it."""
         self.cache = self.context = None
-        self.to_encode = [*self.request.prompt_ids, *self._committed]
+        self.cached_tokens = 0
+        self.to_encode = self.token_ids
+
+    def reroll(self) -> None:
+        """Throw the settled canvas away; the next one starts from other noise."""
+        if self.denoiser is not None:
+            self._steps += self.denoiser.steps
+        self.denoiser = self.context = None
+        self.rerolled += 1
 
     def settle(self, ids: Sequence[int], converged: bool) -> None:
-        """The canvas is final: tell the reader, and rest until it wants another."""
-        steps = 0 if self.denoiser is None else self.denoiser.steps
-        self._committed += ids
-        self.to_encode += ids
+        """The canvas is final up to its cut: tell the reader, and rest until it wants another."""
+        steps = self._steps + (0 if self.denoiser is None else self.denoiser.steps)
+        rerolled = self.rerolled
         self.denoiser = self.context = None
+        self._steps = self.rerolled = 0
         self._resting = True
-        self.number += 1
-        self.outbox.put(CanvasResult(self.number - 1, list(ids), steps, converged))
+        self.outbox.put(
+            CanvasResult(
+                self.number,
+                list(ids),
+                steps,
+                converged,
+                rerolled,
+                self.prefill_seconds,
+                self.cached_tokens,
+            )
+        )
 
     def end(self, error: BaseException | None = None) -> None:
         """Let go of everything it holds; with an error, tell the reader."""

@@ -35,6 +35,7 @@ class TorchPasses:
         new_denoiser: Callable[[Job], CanvasDenoiser],
         draft_of: Callable[[DenoiseStep], Draft],
         on_step: Callable[[DenoiseStep], None],
+        again: Callable[[Job, list[int]], bool],
         together: bool | None = None,
     ) -> None:
         """`together`: whether rows share passes; None: on CUDA they do, on CPU not."""
@@ -42,6 +43,7 @@ class TorchPasses:
         self._new_denoiser = new_denoiser
         self._draft_of = draft_of
         self._on_step = on_step
+        self._again = again
         on_cuda = model.device.type == "cuda"
         self._together = on_cuda if together is None else together
         self._captured = CapturedSteps(model) if on_cuda else None
@@ -123,12 +125,15 @@ class TorchPasses:
         except GenerationError as error:  # this row's alone: the others go on
             job.end(error)
             return
-        job.steps += 1
         self._on_step(step)
         if job.drafts:
             job.outbox.put(self._draft_of(step))
         if denoiser.done:
-            job.settle(denoiser.argmax.tolist(), denoiser.stopped)
+            ids = denoiser.argmax.tolist()
+            if self._again(job, ids):
+                job.reroll()
+            else:
+                job.settle(ids, denoiser.stopped)
 
 
 def _stacked(guesses: list[Tensor | None]) -> Tensor | None:

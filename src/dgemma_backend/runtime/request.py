@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Event as Flag
+from typing import Any
 
 from dgemma_backend.config import DecodingDefaults
 from dgemma_backend.errors import (
@@ -14,7 +15,7 @@ from dgemma_backend.errors import (
     EmptyPromptError,
     SettingError,
 )
-from dgemma_backend.messages import Message, Tool, ToolChoice
+from dgemma_backend.messages import Message, ResponseFormat, Tool, ToolChoice
 from dgemma_backend.settings import GenerationSettings
 
 DEFAULT_MAX_TOKENS = 4096
@@ -33,6 +34,10 @@ class Request:
     settings: GenerationSettings
     max_tokens: int
     seed: int
+    messages: Sequence[Message] = ()
+    tool_choice: ToolChoice | None = None
+    response_format: ResponseFormat | None = None
+    constraint: Any = None  # what makes the engine keep to the two above
     cancelled: Flag = field(default_factory=Flag)
     clock: Callable[[], float] = time.perf_counter
     started: float = field(init=False)
@@ -70,17 +75,20 @@ def _has_image(message: Message) -> bool:
 def usable_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> tuple[Tool, ...]:
     """The tools to declare. `none` declares none, so there is nothing to call.
 
-    A call can be asked for, not yet enforced: `required` and a named tool raise `SettingError`.
+    Raises `SettingError` for a choice that the tools cannot fulfil.
     """
     if choice is None or choice.mode == "auto":
         return tuple(tools)
     if choice.mode == "none":
         return ()
-    asked = "required" if choice.name is None else f"named {choice.name!r}"
-    raise SettingError(
-        f"tool_choice {asked} cannot be guaranteed by this engine version. Use 'auto' and say "
-        "in the prompt that the tool must be called."
-    )
+    names = [tool.name for tool in tools]
+    if not names:
+        raise SettingError(f"tool choice {choice.mode!r} needs tools, and none were given.")
+    if choice.name is not None and choice.name not in names:
+        raise SettingError(
+            f"tool choice names {choice.name!r}, which is none of the tools: {', '.join(names)}."
+        )
+    return tuple(tools)
 
 
 def settle_seed(settings: GenerationSettings) -> int:
@@ -93,10 +101,11 @@ def settle_seed(settings: GenerationSettings) -> int:
 def settle_max_tokens(settings: GenerationSettings, prompt: int, canvas: int, context: int) -> int:
     """How many tokens may be generated, given prompt, canvas and context lengths in tokens.
 
-    Whole canvases must fit behind the prompt, also where only a part of the last is kept.
-    Raises `ContextLengthError` where they do not.
+    Whole canvases must fit behind the prompt, also where only a part of the last is kept, or of
+    the one in which a thought used up its budget. Raises `ContextLengthError` where they do not.
     """
-    room = (context - prompt) // canvas * canvas
+    cut = canvas if settings.thinking_budget is not None else 0
+    room = (context - prompt - cut) // canvas * canvas
     if room <= 0:
         raise ContextLengthError(
             f"The prompt has {prompt} tokens; with one canvas of {canvas} it does not fit the "

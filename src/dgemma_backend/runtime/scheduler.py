@@ -97,15 +97,15 @@ class Scheduler:
         self._let_go()
         return encoded or denoised
 
-    def end_all(self, error: BaseException) -> None:
-        """Fail everything at work and in line."""
+    def end_all(self, error: Callable[[], BaseException]) -> None:
+        """Fail everything at work and in line, each with an error of its own."""
         with self._guard:
             jobs = [*self.active, *self._line]
             self.active.clear()
             self._line.clear()
         for job in jobs:
             if not job.ended:
-                job.end(error)
+                job.end(error())
 
     def _let_go(self) -> None:
         """Drop the jobs that ended, were given up, or ran out of time, wherever they stand."""

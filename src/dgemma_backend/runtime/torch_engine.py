@@ -1,7 +1,6 @@
 """The engine that runs a checkpoint in this process, on CPU or CUDA."""
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ from dgemma_backend.chat.template_file import template_warning
 from dgemma_backend.chat.tokens import ChatTokenizer
 from dgemma_backend.config import DecodingDefaults, ModelConfig
 from dgemma_backend.diffusion import CanvasDenoiser, CanvasNoise, DecodingSettings, DenoiseStep
-from dgemma_backend.errors import CheckpointError
+from dgemma_backend.errors import CheckpointError, SettingError
 from dgemma_backend.events import Draft
 from dgemma_backend.model import DiffusionGemma
 from dgemma_backend.plugins import Plugins
 from dgemma_backend.runtime.devices import choose_device, choose_dtype, choose_kernels
-from dgemma_backend.runtime.engine import Engine, EngineInfo, Progress
-from dgemma_backend.runtime.job import CanvasResult, Job
+from dgemma_backend.runtime.engine import Engine, EngineInfo
+from dgemma_backend.runtime.job import Job
+from dgemma_backend.runtime.job_feed import JobFeed
 from dgemma_backend.runtime.passes import TorchPasses
 from dgemma_backend.runtime.registry import forget
 from dgemma_backend.runtime.request import Request
@@ -30,6 +30,9 @@ from dgemma_backend.weights.formats import QuantizationFormat
 from dgemma_backend.weights.placing import memory_of, stored_matrices
 from dgemma_backend.weights.sources import resolve
 from dgemma_kernels import Kernels
+
+REROLL = 1 << 31
+"""What is added to a canvas' number to denoise it again from other noise."""
 
 
 class TorchEngine(Engine):
@@ -86,7 +89,12 @@ class TorchEngine(Engine):
             weight_bytes=sum(memory_of(matrix) for _, matrix in held),
         )
         passes = TorchPasses(
-            self._model, self._new_denoiser, self._draft, self._observe, together=together
+            self._model,
+            self._new_denoiser,
+            self._draft,
+            self._observe,
+            self._says_nothing,
+            together=together,
         )
         self._worker = Worker(Scheduler(passes, limits or Limits()), repr(str(model)))
         super().__init__(info, plugins.chat_protocol(protocol)(tokenizer), defaults, plugins)
@@ -98,37 +106,27 @@ class TorchEngine(Engine):
         forget(self)
         self.__dict__.pop("_model", None)
 
-    def _canvases(
-        self, request: Request, progress: Progress, drafts: bool
-    ) -> Iterator[Draft | CanvasResult]:
-        job = Job(
-            request, canvases=-(-request.max_tokens // self.info.canvas_length), drafts=drafts
-        )
-        self._worker.submit(job)
-        try:
-            while True:
-                item = job.outbox.get()
-                progress.steps, progress.prefill_seconds = job.steps, job.prefill_seconds
-                if isinstance(item, BaseException):
-                    raise item
-                if isinstance(item, CanvasResult):
-                    progress.canvases += 1
-                yield item
-                if not isinstance(item, CanvasResult):
-                    self._worker.wake()
-                elif item.number + 1 == job.canvases:
-                    return
-                else:
-                    self._worker.go_on(job)
-        finally:
-            request.cancelled.set()
-            self._worker.wake()
+    def _constraint(self, request: Request) -> None:
+        choice = request.tool_choice
+        if request.response_format is not None or (choice and choice.mode in ("required", "named")):
+            raise SettingError(
+                "neither a response format nor a forced call can be guaranteed by this engine "
+                "version. Use tool choice 'auto' and say in the prompt what is wanted."
+            )
+
+    def _begin(self, request: Request, drafts: bool) -> JobFeed:
+        return JobFeed(self._worker, Job(request, drafts=drafts))
+
+    def _says_nothing(self, job: Job, ids: list[int]) -> bool:
+        """Whether a settled canvas should be denoised again: once, for an answer of no words."""
+        first = job.number == 0 and not job.rerolled and not job.request.settings.thinking
+        return first and self._protocol.closes_at_once(ids)
 
     def _new_denoiser(self, job: Job) -> CanvasDenoiser:
         settings = decoding_settings(job.request.settings, self._defaults)
         noise = CanvasNoise(
             job.request.seed,
-            job.number,
+            job.number + REROLL * job.rerolled,
             settings.max_denoising_steps,
             self.info.canvas_length,
             self.info.vocabulary,

@@ -4,8 +4,9 @@ import atexit
 import os
 import threading
 import weakref
+from functools import partial
 
-from dgemma_backend.errors import EngineClosedError
+from dgemma_backend.errors import EngineClosedError, GenerationError
 from dgemma_backend.runtime.job import Job
 from dgemma_backend.runtime.scheduler import Scheduler
 
@@ -38,12 +39,7 @@ class Worker:
         self._start()
         self._wake.set()
         if self._closed:  # meanwhile: nobody else would tell this job's reader
-            scheduler.end_all(self._gone())
-
-    def go_on(self, job: Job) -> None:
-        """The reader wants the next canvas."""
-        job.go_on()
-        self._wake.set()
+            scheduler.end_all(self._gone)
 
     def wake(self) -> None:
         """Something a job waited for has changed."""
@@ -84,12 +80,13 @@ class Worker:
                     self._wake.wait()
         except BaseException as error:
             self._closed = True
-            scheduler.end_all(error)  # nobody may wait for a thread that is gone
+            # nobody may wait for a thread that is gone
+            scheduler.end_all(partial(_died, error))
             raise
 
     def _end_all(self) -> None:
         if self._scheduler is not None:
-            self._scheduler.end_all(self._gone())
+            self._scheduler.end_all(self._gone)
 
     def stop_for_exit(self) -> None:
         """Leave the device between two passes before the interpreter goes."""
@@ -97,6 +94,12 @@ class Worker:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(_EXIT_SECONDS)
+
+
+def _died(cause: BaseException) -> GenerationError:
+    told = GenerationError(f"The engine's thread was stopped by {cause!r}. Open the engine anew.")
+    told.__cause__ = cause
+    return told
 
 
 def _at_exit(worker: Worker) -> None:
