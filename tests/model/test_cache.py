@@ -125,3 +125,40 @@ def test_the_named_sliding_rule_decides_how_far_a_canvas_looks_back(
         found.append(model.denoise(torch.zeros(1, 8, dtype=torch.long), None, context).dense())
     assert torch.equal(found[0], found[1])
     assert not torch.allclose(found[0], found[2])
+
+
+@given(data=st.data())
+def test_a_fork_is_what_a_cache_was_and_lives_its_own_life(data: st.DataObject) -> None:
+    window = data.draw(st.sampled_from([None, 5, 16]))
+    numbers = torch.arange(400.0).view(-1, 1, 1).expand(-1, 2, 4).contiguous()
+    cache, done = LayerCache(window), 0
+    for size in data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=8)):
+        cache.append(numbers[done : done + size], -numbers[done : done + size])
+        done += size
+    length = data.draw(st.integers(0, done))
+    if not cache.reaches(length, done):
+        assert window is not None
+        assert length < done
+        return
+    fork = cache.fork(length, done, data.draw(st.sampled_from([0, 100])))
+    before = [each.clone() for each in cache.prefix(numbers[:0].transpose(0, 1), None)]
+    more = data.draw(st.integers(1, 40))
+    fork.append(numbers[300 : 300 + more], -numbers[300 : 300 + more])
+    expected = torch.cat((numbers[:length], numbers[300 : 300 + more]))
+    keys, values = fork.prefix(numbers[:0].transpose(0, 1), None)
+    kept = expected.shape[0] if window is None else min(window, expected.shape[0])
+    assert torch.equal(keys.transpose(0, 1), expected[-kept:])
+    assert torch.equal(values, -keys)
+    after = cache.prefix(numbers[:0].transpose(0, 1), None)
+    assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
+
+
+def test_a_sliding_cache_can_be_cut_where_its_window_is_still_whole() -> None:
+    cache, ones = LayerCache(8), torch.ones(40, 2, 4)
+    cache.append(ones[:6], ones[:6])
+    cache.append(ones[:6], ones[:6])
+    assert cache.reaches(5, 12)  # nothing has been dropped yet
+    cache.append(ones[:10], ones[:10])  # more than a window: what lies between is gone
+    assert cache.reaches(22, 22)
+    assert not cache.reaches(21, 22)
+    assert not cache.reaches(23, 22)

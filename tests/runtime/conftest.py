@@ -37,3 +37,14 @@ def endless(tmp_path: Path) -> Iterator[Engine]:
     path.write_text(json.dumps({**decoding, "eos_token_id": [unused]}))
     with open_engine(str(folder), device="cpu") as engine:
         yield engine
+
+
+@pytest.fixture
+def long_context(tmp_path: Path) -> Path:
+    """The embedded model's folder with room for 16,384 tokens."""
+    folder = Path(shutil.copytree(CHECKPOINT, tmp_path / "long"))
+    path = folder / "config.json"
+    facts = json.loads(path.read_text())
+    facts["text_config"]["max_position_embeddings"] = 16_384
+    path.write_text(json.dumps(facts))
+    return folder

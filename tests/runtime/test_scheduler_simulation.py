@@ -23,12 +23,14 @@ from dgemma_backend.errors import (
 )
 from dgemma_backend.runtime.job import Job
 from dgemma_backend.runtime.outbox import CanvasResult
+from dgemma_backend.runtime.prefix_store import PrefixStore
 from dgemma_backend.runtime.request import Request
 from dgemma_backend.runtime.scheduler import Limits, Scheduler
 from dgemma_backend.settings import GenerationSettings
 
 SEEDS = 500
 PIECE = 4
+WINDOW = 6
 
 
 def text_of(seed: int, canvas: int) -> list[int]:
@@ -36,11 +38,35 @@ def text_of(seed: int, canvas: int) -> list[int]:
     return [seed * 1009 + canvas, canvas]
 
 
+@dataclass
+class Encoded:
+    """A cache that holds the very tokens, and can be cut within its last `WINDOW` ones only."""
+
+    ids: list[int] = field(default_factory=list)
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+    @property
+    def bytes(self) -> int:
+        return len(self.ids)
+
+    def can_fork(self, length: int) -> bool:
+        return len(self.ids) - WINDOW <= length <= len(self.ids)
+
+    def fork(self, length: int, capacity: int = 0) -> "Encoded":
+        del capacity
+        return Encoded(self.ids[:length])
+
+
 class Script:
-    """A model that holds a number for a cache, takes a planned number of steps, and fails."""
+    """A model that holds the tokens for a cache, takes a planned number of steps, and fails."""
 
     def __init__(self, rng: Random, memory_fails: float = 0.0, fail_call: int = 0) -> None:
         self.rng, self.memory_fails, self.fail_call = rng, memory_fails, fail_call
+        self.prefixes = PrefixStore(200)
+        self.reused = 0
         self.calls = self.freed = 0
         self.steps: dict[tuple[int, int], int] = {}
         self.order: list[int] = []
@@ -50,6 +76,12 @@ class Script:
 
     def free(self) -> None:
         self.freed += 1
+        self.prefixes.clear()
+
+    def leave(self, job: Job) -> None:
+        if job.cache is not None:
+            self.prefixes.keep(None, job.token_ids[: job.cache.length], job.cache)
+            assert self.prefixes.bytes <= 200
 
     def _planned(self, jobs: Sequence[Job]) -> int:
         """How many of `jobs` a pass gets through before it fails; all of them if it does not."""
@@ -63,20 +95,24 @@ class Script:
     def encode(self, jobs: Sequence[Job]) -> None:
         reached = self._planned(jobs)
         for number, job in enumerate(jobs):
-            piece = min(PIECE, len(job.to_encode))
+            if job.cache is None:
+                found = self.prefixes.longest(None, job.to_encode)
+                job.cache = Encoded() if found.cache is None else found.cache.fork(found.usable)
+                self.reused += found.usable
+                job.encoded(found.usable)
+            piece = job.to_encode[:PIECE]
             if number == reached:
-                job.cache = (job.cache or 0) + piece // 2  # half written
+                job.cache.ids += piece[: len(piece) // 2]  # half written
                 raise MemoryError("planned")
-            job.cache = (job.cache or 0) + piece
-            job.encoded(piece)
+            job.cache.ids += piece
+            job.encoded(len(piece))
 
     def denoise(self, jobs: Sequence[Job]) -> None:
         reached = self._planned(jobs)
         for number, job in enumerate(jobs):
             if number == reached:
                 raise MemoryError("planned")
-            expected = len(job.request.prompt_ids) + 2 * job.number
-            assert job.cache == expected, "a canvas must see all that came before, once"
+            assert job.cache.ids == job.token_ids, "a canvas must see all that came before, once"
             seed = job.request.seed
             self.order.append(seed)
             if seed % 13 == 12:
@@ -183,7 +219,10 @@ class Simulation:
     def _arrive(self, number: int) -> None:
         rng = self.rng
         timeout = rng.choice([None, None, rng.uniform(1, 60)])
-        prompt = list(range(1, rng.randint(2, 60)))
+        length, parts = rng.randint(1, 59), rng.randint(0, 60)
+        prompt = [
+            place if place < parts else place + 100 * number for place in range(1, length + 1)
+        ]
         canvases = rng.randint(1, 4)
         request = Request(
             prompt, (), GenerationSettings(timeout=timeout), 2 * canvases, number,
@@ -214,6 +253,11 @@ def test_a_failed_allocation_anywhere_costs_nobody_else_anything(call: int) -> N
     assert done.script.calls < call or done.script.freed >= 1
     told = [str(each) for reader in done.readers for each in reader.told]
     assert not any("memory" in each for each in told)
+
+
+def test_simulated_requests_do_share_prefixes() -> None:
+    reused = [Simulation(seed).run().script.reused for seed in range(20)]
+    assert sum(count > 0 for count in reused) > 10
 
 
 def test_a_simulation_repeats_itself() -> None:

@@ -92,9 +92,9 @@ class DiffusionGemma(nn.Module):
         """Where the weights are."""
         return self.embed_tokens.weight.device
 
-    def new_cache(self) -> KVCache:
-        """An empty cache for one sequence."""
-        return KVCache(self.config)
+    def new_cache(self, capacity: int = 0) -> KVCache:
+        """An empty cache for one sequence, with room for `capacity` tokens at once."""
+        return KVCache(self.config, capacity)
 
     def encode(self, rows: Sequence[Tensor], caches: Sequence[KVCache]) -> Tensor:
         """Ids, one 1-D tensor per sequence -> final hidden states `(T, hidden)`, rows joined.

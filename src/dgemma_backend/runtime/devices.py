@@ -1,6 +1,7 @@
 """Which device, number type and kernels an engine runs on: decided once, when it opens."""
 
 import os
+from dataclasses import replace
 from importlib.util import find_spec
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from dgemma_backend.errors import MissingDependencyError, SettingError, UnknownPluginError
 from dgemma_backend.plugins import Plugins
 from dgemma_backend.runtime.kernel_trust import trusted
+from dgemma_backend.runtime.scheduler import Limits
 from dgemma_kernels import Kernels
 
 VARIABLE = "DGEMMA_KERNELS"
@@ -78,3 +80,21 @@ def _require_triton(device: torch.device, said: str) -> None:
             f"{said} needs Triton, which is not installed: "
             "pip install 'dgemma-backend[triton]', or take 'reference'."
         )
+
+
+def settled_limits(limits: Limits, device: torch.device) -> Limits:
+    """`limits` with the memory that nobody set, once the weights are in place.
+
+    On CUDA, 6 of 10 parts of what is free are for running requests and 2 for kept prefixes; the
+    rest is for what a pass needs meanwhile. On CPU prefixes may take a quarter of a gigabyte.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        running, prefixes = int(0.6 * free), int(0.2 * free)
+    else:
+        running, prefixes = None, 1 << 28
+    return replace(
+        limits,
+        cache_bytes=running if limits.cache_bytes is None else limits.cache_bytes,
+        prefix_bytes=prefixes if limits.prefix_bytes is None else limits.prefix_bytes,
+    )

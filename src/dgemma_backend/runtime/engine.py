@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from inspect import signature
+from pathlib import Path
 from typing import Any, Self
 
 from dgemma_backend.chat.protocol import Gemma4Protocol
@@ -19,7 +20,7 @@ from dgemma_backend.errors import (
     UnknownSettingError,
 )
 from dgemma_backend.events import CanvasCommitted, Draft, Event, Finished
-from dgemma_backend.messages import Message, Reply, ResponseFormat, Tool, ToolChoice
+from dgemma_backend.messages import Message, RawPrompt, Reply, ResponseFormat, Tool, ToolChoice
 from dgemma_backend.plugins import Plugins
 from dgemma_backend.runtime.answer import Answer, ThoughtBudget
 from dgemma_backend.runtime.answering import Answering
@@ -29,7 +30,7 @@ from dgemma_backend.runtime.registry import registered_engine
 from dgemma_backend.runtime.request import Request, as_messages, open_request, usable_tools
 from dgemma_backend.settings import GenerationSettings
 
-Conversation = str | Sequence[Message]
+Conversation = str | RawPrompt | Sequence[Message]
 Settings = GenerationSettings | Mapping[str, Any] | None
 
 
@@ -94,7 +95,7 @@ class Engine(ABC):
         response_format: ResponseFormat | None = None,
         settings: Settings = None,
     ) -> Reply:
-        """The whole reply to a conversation (a string is one user message).
+        """The whole reply to a conversation (a string is one user message) or to a `RawPrompt`.
 
         Raises `PromptError`, `SettingError` or `UnknownPluginError` before any pass runs, and
         `GenerationError` if the request fails later; the engine then serves the next request.
@@ -157,8 +158,7 @@ class Engine(ABC):
         self, messages: Conversation, tools: Sequence[Tool] = (), *, thinking: bool = False
     ) -> int:
         """Tokens of the prompt this conversation makes."""
-        prompt = self._protocol.prompt_ids(as_messages(messages), tools, thinking=thinking)
-        return len(prompt)
+        return len(self._rendered(messages, tools, thinking)[1])
 
     def token_ids(self, text: str) -> list[int]:
         """Ids of a plain text, with nothing of a conversation around it."""
@@ -202,8 +202,7 @@ class Engine(ABC):
         self._plugins.sampler(settings.sampler)  # unknown names are refused at the door
         self._plugins.stop_rule(settings.stop_rule)
         declared = usable_tools(tools, tool_choice)
-        conversation = as_messages(messages)
-        prompt = self._protocol.prompt_ids(conversation, declared, thinking=settings.thinking)
+        conversation, prompt = self._rendered(messages, declared, settings.thinking)
         canvas, context = self.info.canvas_length, self.info.context_length
         request = open_request(prompt, declared, settings, self._defaults, canvas, context)
         request = replace(
@@ -213,6 +212,17 @@ class Engine(ABC):
             response_format=response_format,
         )
         return replace(request, constraint=self._constraint(request))
+
+    def _rendered(
+        self, messages: Conversation, tools: Sequence[Tool], thinking: bool
+    ) -> tuple[list[Message], list[int]]:
+        """A conversation and its prompt ids; with a raw prompt there is no conversation."""
+        if isinstance(messages, RawPrompt):
+            prompt = self._protocol.unsafe_prompt_ids(messages.text)
+            bos = self._protocol.tokenizer.control_id("<bos>")
+            return [], prompt if prompt[0] == bos else [bos, *prompt]
+        conversation = as_messages(messages)
+        return conversation, self._protocol.prompt_ids(conversation, tools, thinking=thinking)
 
     def _run(self, request: Request, *, drafts: bool) -> Iterator[Event]:
         """The events of an opened request, for a thread."""
@@ -284,7 +294,7 @@ class Engine(ABC):
 
 
 def open_engine(
-    model: str = "tiny",
+    model: str | Path = "tiny",
     *,
     engine: str = "auto",
     quantization: str | None = None,

@@ -29,6 +29,7 @@ class Job:
     number: int = 0
     rerolled: int = 0  # canvases thrown away in favour of the current one
     cached_tokens: int = 0
+    part_at: int = 0  # where its tokens part from those of earlier requests
     prefill_seconds: float = 0.0
     to_encode: list[int] = field(default_factory=list)
     ended: bool = False

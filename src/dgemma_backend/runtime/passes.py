@@ -17,9 +17,11 @@ from dgemma_backend.diffusion.denoise import StepTensors
 from dgemma_backend.errors import GenerationError
 from dgemma_backend.events import Draft
 from dgemma_backend.model import DiffusionGemma
+from dgemma_backend.model.cache import KVCache
 from dgemma_backend.model.diffusion_gemma import Context
 from dgemma_backend.runtime.captured_step import CapturedSteps, split_pass
 from dgemma_backend.runtime.job import Job
+from dgemma_backend.runtime.prefix_store import PrefixStore
 from dgemma_kernels import Draws
 
 PREFILL_PIECE = 512
@@ -37,13 +39,18 @@ class TorchPasses:
         on_step: Callable[[DenoiseStep], None],
         again: Callable[[Job, list[int]], bool],
         together: bool | None = None,
+        prefix_bytes: int = 0,
     ) -> None:
-        """`together`: whether rows share passes; None: on CUDA they do, on CPU not."""
+        """`again`: whether a settled canvas is thrown away and denoised from other noise.
+        `together`: whether rows share passes; None: on CUDA they do, on CPU not.
+        `prefix_bytes`: memory for the prefixes of earlier requests.
+        """
         self._model = model
         self._new_denoiser = new_denoiser
         self._draft_of = draft_of
         self._on_step = on_step
         self._again = again
+        self._prefixes = PrefixStore(prefix_bytes)
         on_cuda = model.device.type == "cuda"
         self._together = on_cuda if together is None else together
         self._captured = CapturedSteps(model) if on_cuda else None
@@ -53,27 +60,55 @@ class TorchPasses:
         width = 2 * self._model.embed_tokens.weight.element_size()  # keys and values
         return sum(width * each * min(tokens, most) for each, most in _layers(self._model.config))
 
+    def leave(self, job: Job) -> None:
+        """Keep what an ended job has encoded for those who continue its conversation."""
+        if job.cache is not None:
+            self._keep(job, job.cache.length)
+
     def free(self) -> None:
-        """Let CUDA's allocator give back what it keeps for later."""
+        """Drop the kept prefixes, and let CUDA's allocator give back what it keeps for later."""
+        self._prefixes.clear()
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def encode(self, jobs: Sequence[Job]) -> None:
-        """Encode the next piece of each job."""
+        """Encode the next piece of each job; what is known of its prompt is not encoded again."""
         begun = time.perf_counter()
-        for group in filter(None, self._groups(jobs)):
-            pieces = [torch.tensor(job.to_encode[:PREFILL_PIECE]) for job in group]
-            for job in group:
-                job.cache = job.cache or self._model.new_cache()
+        for job in jobs:
+            if job.cache is None:
+                self._open_cache(job)
+        for group in filter(None, self._groups([job for job in jobs if job.to_encode])):
+            pieces = [torch.tensor(job.to_encode[: _piece(job)]) for job in group]
             rows = [piece.to(self._model.device) for piece in pieces]
             self._model.encode(rows, [job.cache for job in group])
             for job, piece in zip(group, pieces, strict=True):
                 job.encoded(piece.numel())
+                if job.cache.length in (job.part_at, len(job.request.prompt_ids)):
+                    self._keep(job, job.cache.length)
         spent = (time.perf_counter() - begun) / len(jobs)
         for job in jobs:
             if job.number == 0:
                 job.prefill_seconds += spent
+
+    def _open_cache(self, job: Job) -> None:
+        """A fork of the longest prefix that is known, else an empty cache."""
+        request = job.request
+        if request.settings.isolate:  # pieces cut elsewhere would differ in their last bits
+            job.cache = self._model.new_cache(job.tokens)
+            return
+        found = self._prefixes.longest(request.settings.cache_salt, job.to_encode)
+        job.part_at = found.common
+        if isinstance(found.cache, KVCache):
+            job.cache = found.cache.fork(found.usable, job.tokens)
+            job.cached_tokens = min(found.usable, len(request.prompt_ids))
+            job.encoded(found.usable)
+        else:
+            job.cache = self._model.new_cache(job.tokens)
+
+    def _keep(self, job: Job, length: int) -> None:
+        if self._prefixes.budget and length:
+            self._prefixes.keep(job.request.settings.cache_salt, job.token_ids[:length], job.cache)
 
     @torch.inference_mode()
     def denoise(self, jobs: Sequence[Job]) -> None:
@@ -134,6 +169,12 @@ class TorchPasses:
                 job.reroll()
             else:
                 job.settle(ids, denoiser.stopped)
+
+
+def _piece(job: Job) -> int:
+    """Tokens to encode next: up to where requests part from what is known, and not too many."""
+    before = job.part_at - job.cache.length
+    return min(PREFILL_PIECE, before) if before > 0 else PREFILL_PIECE
 
 
 def _stacked(guesses: list[Tensor | None]) -> Tensor | None:

@@ -20,13 +20,17 @@ class Limits:
 
     Attributes:
         active: Requests that take turns.
-        cache_bytes: Memory their caches may come to take together; None: no limit.
+        cache_bytes: Memory their caches may come to take together; None: what is sensible for
+            the device (no limit on CPU).
+        prefix_bytes: Memory for encoded prefixes that later requests may continue; 0 keeps none,
+            None is what is sensible for the device.
         queued: Requests in line behind them.
         queued_tokens: Prompt tokens of those in line.
     """
 
     active: int = 16
     cache_bytes: int | None = None
+    prefix_bytes: int | None = None
     queued: int = 64
     queued_tokens: int = 262_144
 
@@ -42,6 +46,9 @@ class Passes(Protocol):
 
     def denoise(self, jobs: Sequence[Job]) -> None:
         """Take one denoising step of each job; a canvas that is done is settled."""
+
+    def leave(self, job: Job) -> None:
+        """The job has ended between two passes: what it encoded may be kept for others."""
 
     def free(self) -> None:
         """Give back memory that is held for later only."""
@@ -112,9 +119,19 @@ class Scheduler:
         with self._guard:
             for job in [*self.active, *self._line]:
                 if not job.ended:
-                    _end_if_over(job)
+                    self._end_if_over(job)
             self.active = [job for job in self.active if not job.ended]
             self._line = deque(job for job in self._line if not job.ended)
+
+    def _end_if_over(self, job: Job) -> None:
+        try:
+            job.request.check()
+        except GenerationError as error:
+            try:
+                self._passes.leave(job)
+            except Exception:  # noqa: BLE001 - there is no memory to keep it
+                self._passes.free()
+            job.end(error)
 
     def _admit(self) -> None:
         """In the order of their coming, as long as caches fit; nobody overtakes."""
@@ -159,13 +176,6 @@ def _encodes(job: Job) -> bool:
 
 def _denoises(job: Job) -> bool:
     return not job.ended and job.ready and not job.to_encode
-
-
-def _end_if_over(job: Job) -> None:
-    try:
-        job.request.check()
-    except GenerationError as error:
-        job.end(error)
 
 
 def _out_of_memory(error: BaseException) -> bool:

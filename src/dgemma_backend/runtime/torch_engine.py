@@ -15,7 +15,12 @@ from dgemma_backend.errors import CheckpointError, SettingError
 from dgemma_backend.events import Draft
 from dgemma_backend.model import DiffusionGemma
 from dgemma_backend.plugins import Plugins
-from dgemma_backend.runtime.devices import choose_device, choose_dtype, choose_kernels
+from dgemma_backend.runtime.devices import (
+    choose_device,
+    choose_dtype,
+    choose_kernels,
+    settled_limits,
+)
 from dgemma_backend.runtime.engine import Engine, EngineInfo
 from dgemma_backend.runtime.job import Job
 from dgemma_backend.runtime.job_feed import JobFeed
@@ -88,6 +93,7 @@ class TorchEngine(Engine):
             parameters=sum(matrix.shape.numel() for _, matrix in held),
             weight_bytes=sum(memory_of(matrix) for _, matrix in held),
         )
+        limits = settled_limits(limits or Limits(), place)
         passes = TorchPasses(
             self._model,
             self._new_denoiser,
@@ -95,8 +101,9 @@ class TorchEngine(Engine):
             self._observe,
             self._says_nothing,
             together=together,
+            prefix_bytes=limits.prefix_bytes or 0,
         )
-        self._worker = Worker(Scheduler(passes, limits or Limits()), repr(str(model)))
+        self._worker = Worker(Scheduler(passes, limits), repr(str(model)))
         super().__init__(info, plugins.chat_protocol(protocol)(tokenizer), defaults, plugins)
 
     def close(self) -> None:
@@ -110,7 +117,7 @@ class TorchEngine(Engine):
         choice = request.tool_choice
         if request.response_format is not None or (choice and choice.mode in ("required", "named")):
             raise SettingError(
-                "neither a response format nor a forced call can be guaranteed by this engine "
+                "neither a response format nor a required call can be guaranteed by this engine "
                 "version. Use tool choice 'auto' and say in the prompt what is wanted."
             )
 
