@@ -149,15 +149,6 @@ def test_an_engine_that_cannot_be_opened_says_why(
         open_engine(**{"model": "tiny", **options})
 
 
-def test_the_same_arguments_give_the_same_live_engine() -> None:
-    first = open_engine("tiny", device="cpu", dtype="bfloat16")
-    assert open_engine("tiny", dtype="bfloat16", device="cpu") is first
-    first.close()
-    second = open_engine("tiny", device="cpu", dtype="bfloat16")
-    assert second is not first
-    second.close()
-
-
 def test_a_closed_engine_serves_nothing_and_ends_what_it_was_doing() -> None:
     engine = open_engine("tiny", device="cpu", dtype="bfloat16")
     running = engine.stream(QUESTION, drafts=True, settings={"stop_rule": "never"})

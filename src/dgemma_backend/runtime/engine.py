@@ -26,7 +26,7 @@ from dgemma_backend.runtime.answer import Answer, ThoughtBudget
 from dgemma_backend.runtime.answering import Answering
 from dgemma_backend.runtime.feed import Feed
 from dgemma_backend.runtime.outbox import CanvasResult
-from dgemma_backend.runtime.registry import registered_engine
+from dgemma_backend.runtime.registry import registered_engine, release
 from dgemma_backend.runtime.request import Request, as_messages, open_request, usable_tools
 from dgemma_backend.settings import GenerationSettings
 
@@ -85,6 +85,7 @@ class Engine(ABC):
         self._protocol = protocol
         self._defaults = defaults
         self._plugins = plugins
+        self._recipe: tuple[Any, ...] | None = None
 
     def generate(
         self,
@@ -165,8 +166,35 @@ class Engine(ABC):
         return self._protocol.tokenizer.encode_text(text)
 
     def close(self) -> None:
-        """Let go of the model. Requests under way fail; later ones raise `EngineClosedError`."""
-        self.closed = True
+        """Let go of the model; call it once for every `open_engine` that returned this engine.
+
+        With the last of them the weights are freed, requests under way fail, and later ones
+        raise `EngineClosedError`.
+        """
+        if not self.closed and release(self):
+            self.closed = True
+            self._shut()
+
+    @abstractmethod
+    def _shut(self) -> None:
+        """Free what the engine holds; requests under way end with `EngineClosedError`."""
+
+    def __copy__(self) -> Self:
+        """The same engine: weights are never copied."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """The same engine: weights are never copied."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: how to open it, not what is open."""
+        if self._recipe is None:
+            raise TypeError(
+                f"The engine of {self.info.model!r} was not made by open_engine, so pickle cannot "
+                "say how to open it again. Pickle what it was made from."
+            )
+        return self._recipe
 
     def __enter__(self) -> Self:
         return self
@@ -305,7 +333,9 @@ def open_engine(
 ) -> Engine:
     """An engine for a model: `"tiny"` (built in), a folder, or a hub id.
 
-    The same arguments give the same live engine, so weights are loaded once in a process.
+    The same arguments give the same live engine, so weights are loaded once in a process;
+    it lives until it has been closed as often as it was opened. Copies of an engine are the
+    engine itself, and pickle stores these arguments.
     `engine` names a kind that a plugin registered ("auto": in this process), `device` is "auto",
     "cpu" or "cuda[:N]", `dtype` "auto", "float32" or "bfloat16", `kernels` "auto" or a
     registered name. Raises `ModelNotFoundError`, `CheckpointError`, `ConfigError`,
@@ -321,10 +351,14 @@ def open_engine(
         **options,
     }
     _check_options(factory, chosen)
-    opened: Engine = registered_engine(
-        (engine, str(model), *sorted((key, repr(value)) for key, value in chosen.items())),
-        lambda: factory(model, plugins=plugins, **chosen),
-    )
+
+    def opener() -> Engine:
+        made: Engine = factory(model, plugins=plugins, **chosen)
+        made._recipe = (partial(open_engine, model, engine=engine, **chosen), ())
+        return made
+
+    key = (engine, str(model), *sorted((name, repr(value)) for name, value in chosen.items()))
+    opened: Engine = registered_engine(key, opener)
     return opened
 
 

@@ -81,6 +81,9 @@ class ScriptedEngine(Engine):
     def _constraint(self, request: Request) -> None:
         """Nothing: keeping to the request's format and tool choice is the script's affair."""
 
+    def _shut(self) -> None:
+        """It holds nothing."""
+
     def _begin(self, request: Request, drafts: bool) -> "ScriptedFeed":
         self.requests.append(request)
         return ScriptedFeed(self, request, drafts, self._ids_of(self._script(request)))

@@ -25,7 +25,6 @@ from dgemma_backend.runtime.engine import Engine, EngineInfo
 from dgemma_backend.runtime.job import Job
 from dgemma_backend.runtime.job_feed import JobFeed
 from dgemma_backend.runtime.passes import TorchPasses
-from dgemma_backend.runtime.registry import forget
 from dgemma_backend.runtime.request import Request
 from dgemma_backend.runtime.scheduler import Limits, Scheduler
 from dgemma_backend.runtime.worker import Worker
@@ -106,11 +105,8 @@ class TorchEngine(Engine):
         self._worker = Worker(Scheduler(passes, limits), repr(str(model)))
         super().__init__(info, plugins.chat_protocol(protocol)(tokenizer), defaults, plugins)
 
-    def close(self) -> None:
-        """Free the weights. A request under way ends with `EngineClosedError`."""
-        super().close()
+    def _shut(self) -> None:
         self._worker.close()
-        forget(self)
         self.__dict__.pop("_model", None)
 
     def _constraint(self, request: Request) -> None:
