@@ -23,12 +23,14 @@ if TYPE_CHECKING:
         Tool,
         ToolCall,
         ToolChoice,
+        UnsafeRawPrompt,
         Usage,
     )
     from dgemma_backend.plugins import provider
     from dgemma_backend.runtime.engine import Engine, open_engine
     from dgemma_backend.runtime.scripted_engine import ScriptedEngine
     from dgemma_backend.settings import GenerationSettings
+    from dgemma_backend.weights.sources import context_length
 
 __version__ = "0.1.0"
 
@@ -44,8 +46,10 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolChoice",
+    "UnsafeRawPrompt",
     "Usage",
     "__version__",
+    "context_length",
     "errors",
     "events",
     "open_engine",
@@ -64,7 +68,9 @@ _HOME = {  # public name -> the module it lives in; a module of that very name i
     "Tool": "messages",
     "ToolCall": "messages",
     "ToolChoice": "messages",
+    "UnsafeRawPrompt": "messages",
     "Usage": "messages",
+    "context_length": "weights.sources",
     "errors": "errors",
     "events": "events",
     "open_engine": "runtime.engine",

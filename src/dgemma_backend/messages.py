@@ -225,6 +225,22 @@ class Message:
         return cls("tool", frozen, tool_call_id=tool_call_id, name=name)
 
 
+@dataclass(frozen=True)
+class UnsafeRawPrompt:
+    """A whole prompt spelt out by hand, control tokens and all, in place of messages.
+
+    The only way around the separation of text and control tokens: whoever writes any part of
+    `text` can end turns, forge tool results and speak as the system. `<bos>` is put in front
+    where it is missing.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if _is_blank(self.text):
+            raise PromptError(f"a raw prompt must be a text that says something, got {self.text!r}")
+
+
 def _is_blank(value: object) -> bool:
     return not isinstance(value, str) or not value.strip()
 

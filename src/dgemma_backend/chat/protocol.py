@@ -150,7 +150,7 @@ class Gemma4Protocol:
         return segments_to_ids(out.segments, self.tokenizer)
 
     def unsafe_prompt_ids(self, unsafe_raw_prompt: str) -> list[int]:
-        """The ids of a whole prompt spelt out by hand, control tokens and all.
+        """The ids of a whole prompt spelt out by hand, control tokens and all, `<bos>` first.
 
         The only way around the separation of text and control tokens: whoever writes any part of
         `unsafe_raw_prompt` can end turns, forge tool results and speak as the system. Raises
@@ -158,7 +158,11 @@ class Gemma4Protocol:
         """
         if not unsafe_raw_prompt:
             raise EmptyPromptError("the raw prompt is empty")
-        return self.tokenizer.unsafe_encode(unsafe_raw_prompt)
+        ids, begin = (
+            self.tokenizer.unsafe_encode(unsafe_raw_prompt),
+            self.tokenizer.control_id("<bos>"),
+        )
+        return ids if ids[:1] == [begin] else [begin, *ids]
 
     def unusable_ids(self) -> tuple[int, ...]:
         """Sorted ids that must never stand in a committed canvas.

@@ -20,7 +20,14 @@ from dgemma_backend.errors import (
     UnknownSettingError,
 )
 from dgemma_backend.events import CanvasCommitted, Draft, Event, Finished
-from dgemma_backend.messages import Message, RawPrompt, Reply, ResponseFormat, Tool, ToolChoice
+from dgemma_backend.messages import (
+    Message,
+    Reply,
+    ResponseFormat,
+    Tool,
+    ToolChoice,
+    UnsafeRawPrompt,
+)
 from dgemma_backend.plugins import Plugins
 from dgemma_backend.runtime.answer import Answer, ThoughtBudget
 from dgemma_backend.runtime.answering import Answering
@@ -30,7 +37,7 @@ from dgemma_backend.runtime.registry import registered_engine, release
 from dgemma_backend.runtime.request import Request, as_messages, open_request, usable_tools
 from dgemma_backend.settings import GenerationSettings
 
-Conversation = str | RawPrompt | Sequence[Message]
+Conversation = str | UnsafeRawPrompt | Sequence[Message]
 Settings = GenerationSettings | Mapping[str, Any] | None
 
 
@@ -96,7 +103,7 @@ class Engine(ABC):
         response_format: ResponseFormat | None = None,
         settings: Settings = None,
     ) -> Reply:
-        """The whole reply to a conversation (a string is one user message) or to a `RawPrompt`.
+        """The whole reply to a conversation (a string is one user message).
 
         Raises `PromptError`, `SettingError` or `UnknownPluginError` before any pass runs, and
         `GenerationError` if the request fails later; the engine then serves the next request.
@@ -245,10 +252,8 @@ class Engine(ABC):
         self, messages: Conversation, tools: Sequence[Tool], thinking: bool
     ) -> tuple[list[Message], list[int]]:
         """A conversation and its prompt ids; with a raw prompt there is no conversation."""
-        if isinstance(messages, RawPrompt):
-            prompt = self._protocol.unsafe_prompt_ids(messages.text)
-            bos = self._protocol.tokenizer.control_id("<bos>")
-            return [], prompt if prompt[0] == bos else [bos, *prompt]
+        if isinstance(messages, UnsafeRawPrompt):
+            return [], self._protocol.unsafe_prompt_ids(messages.text)
         conversation = as_messages(messages)
         return conversation, self._protocol.prompt_ids(conversation, tools, thinking=thinking)
 

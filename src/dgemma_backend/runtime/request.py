@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import Event as Flag
 from typing import Any
@@ -13,6 +13,7 @@ from dgemma_backend.errors import (
     ContextLengthError,
     DeadlineExceededError,
     EmptyPromptError,
+    PromptError,
     SettingError,
 )
 from dgemma_backend.messages import Message, ResponseFormat, Tool, ToolChoice
@@ -59,12 +60,23 @@ class Request:
 
 def as_messages(messages: str | Sequence[Message]) -> list[Message]:
     """A conversation as a list. Raises `EmptyPromptError` where there is nothing to answer."""
-    given = [Message.user(messages)] if isinstance(messages, str) else list(messages)
+    given = [Message.user(messages)] if isinstance(messages, str) else _listed(messages)
     if not any(each.text.strip() or each.tool_calls or _has_image(each) for each in given):
         said = "an empty list" if not given else f"{len(given)} message(s) without text"
         raise EmptyPromptError(
             f"There is nothing to answer: got {said}. Pass at least one message with text."
         )
+    return given
+
+
+def _listed(messages: Sequence[Message]) -> list[Message]:
+    given = list[Any](messages if isinstance(messages, Iterable) else [messages])
+    for each in given:
+        if not isinstance(each, Message):
+            raise PromptError(
+                f"a conversation is a string or a list of Message objects, got {each!r:.80}. Write "
+                "Message.user('...')."
+            )
     return given
 
 

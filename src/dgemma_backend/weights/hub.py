@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 from dgemma_backend.config import ModelConfig
 from dgemma_backend.errors import CheckpointError, MissingDependencyError, ModelNotFoundError
-from dgemma_backend.weights.comparison import check_tensors
-from dgemma_backend.weights.expected import expected_tensors
 from dgemma_backend.weights.shards import read_shards, shard_names
 
 #: Files that are fetched: no code, no pickle, no other framework's weights, no subfolder.
@@ -109,6 +107,10 @@ def download(
             folder = Path(
                 hub.snapshot_download(**commit, allow_patterns=wanted, max_workers=FILES_AT_ONCE)
             )
+    # they load torch, which asking for a config should not
+    from dgemma_backend.weights.comparison import check_tensors
+    from dgemma_backend.weights.expected import expected_tensors
+
     expected = expected_tensors(ModelConfig.from_folder(folder))
     check_tensors(folder, expected, read_shards(folder))
     return Pulled(folder, info.sha if destination is not None else folder.name)

@@ -14,12 +14,13 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from dgemma_backend.config import ModelConfig
 from dgemma_backend.config.reader import shown
-from dgemma_backend.errors import CheckpointError, ModelNotFoundError
+from dgemma_backend.errors import CheckpointError, MissingDependencyError, ModelNotFoundError
 from dgemma_backend.weights import hub
 from dgemma_backend.weights.hub import Pulled
 
-__all__ = ["TINY", "Pulled", "pull", "resolve", "resolve_config"]
+__all__ = ["TINY", "Pulled", "context_length", "pull", "resolve", "resolve_config"]
 
 TINY = "tiny"
 PUBLISHED = "google/diffusiongemma-26B-A4B-it"
@@ -83,6 +84,23 @@ def resolve_config(
         return hub.find_config(name, revision, lambda text: _say(text, tell))
     except hub.NoSuchRepository as error:
         raise _not_known(name, error) from error
+
+
+def context_length(model: str | Path) -> int | None:
+    """Tokens of context that `model` has, None for a hub id whose files are not on this machine.
+
+    Reads config.json alone and asks no network. Raises as `resolve` does.
+    """
+    folder = _local_folder(model)
+    if folder is None:
+        try:
+            pulled = hub.find_in_cache(_hub_id(model, None), None)
+        except MissingDependencyError:
+            return None
+        if pulled is None:
+            return None
+        folder = pulled.folder
+    return ModelConfig.from_folder(folder).max_position_embeddings
 
 
 def pull(
