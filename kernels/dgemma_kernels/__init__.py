@@ -7,13 +7,23 @@ kernels for GPUs. `backend.Kernels` is the table a model is built with.
 
 from dgemma_kernels.attention_rows import AttentionRow, AttentionRows
 from dgemma_kernels.backend import Kernels, reference_kernels
+from dgemma_kernels.class_statistics import (
+    ClassMaxima,
+    ClassOrder,
+    ClassStatistics,
+    class_order,
+)
 from dgemma_kernels.vocab import Draws, VocabularyPass
 
 __all__ = [
     "AttentionRow",
     "AttentionRows",
+    "ClassMaxima",
+    "ClassOrder",
+    "ClassStatistics",
     "Draws",
     "Kernels",
     "VocabularyPass",
+    "class_order",
     "reference_kernels",
 ]

@@ -8,6 +8,13 @@ from torch import Tensor
 
 from dgemma_kernels.attention import attention_reference
 from dgemma_kernels.attention_rows import AttentionRows
+from dgemma_kernels.class_statistics import (
+    ClassMaxima,
+    ClassOrder,
+    ClassStatistics,
+    class_maxima,
+    class_statistics,
+)
 from dgemma_kernels.experts import experts_reference
 from dgemma_kernels.geglu import geglu_reference
 from dgemma_kernels.heads import heads_reference
@@ -49,6 +56,8 @@ class Kernels:
     route: Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Routing]
     experts: Callable[[Tensor, Tensor, Tensor, Matrix, Matrix], Tensor]
     vocabulary: VocabularyOperation
+    class_maxima: Callable[[Tensor, Tensor, float, ClassOrder], ClassMaxima]
+    class_statistics: Callable[[Tensor, Tensor, float, ClassOrder, Draws], ClassStatistics]
 
 
 def reference_kernels() -> Kernels:
@@ -65,4 +74,6 @@ def reference_kernels() -> Kernels:
         route=route_reference,
         experts=experts_reference,
         vocabulary=vocabulary_pass,
+        class_maxima=class_maxima,
+        class_statistics=class_statistics,
     )

@@ -29,6 +29,7 @@ from dgemma_kernels.compile_case import CompileCase
 
 MODULES = (
     "dgemma_kernels.attention_triton",
+    "dgemma_kernels.class_statistics_triton",
     "dgemma_kernels.experts_triton",
     "dgemma_kernels.experts_fp8_triton",
     "dgemma_kernels.experts_int4_triton",

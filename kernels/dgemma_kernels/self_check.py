@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dgemma_kernels.attention_rows import AttentionRow, AttentionRows
 from dgemma_kernels.backend import Kernels, reference_kernels
+from dgemma_kernels.class_statistics import class_order
 from dgemma_kernels.quantized import Fp4Matrix, Fp8Matrix, Int4Matrix, Matrix
 from dgemma_kernels.vocab import Draws
 
@@ -174,3 +175,17 @@ def _vocabulary_cases(
         return found.entropy, found.log_total, found.guess, found.finite
 
     yield Case("vocabulary", "rows", near, look)
+
+    # The first class takes two tiles, the last is empty.
+    order = class_order((torch.arange(vocabulary, device=x.device) % 5 == 0).int(), 3)
+
+    def classes(t: Kernels) -> tuple[Tensor, ...]:
+        found = t.class_statistics(x, table, 30.0, order, draws)
+        sums = found.log_total[:, :-1], found.entropy, found.log_proposal[:, :-1]
+        return (*sums, found.logit[:, :-1], found.finite)
+
+    def best(t: Kernels) -> tuple[Tensor, ...]:
+        return (t.class_maxima(x, table, 30.0, order).logit[:, :-1],)
+
+    yield Case("class_statistics", "rows", near, classes)
+    yield Case("class_maxima", "rows", near, best)

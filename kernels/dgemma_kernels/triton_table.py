@@ -2,6 +2,7 @@
 
 from dgemma_kernels.attention_triton import attention_triton
 from dgemma_kernels.backend import Kernels
+from dgemma_kernels.class_statistics_triton import class_maxima_triton, class_statistics_triton
 from dgemma_kernels.experts_triton import experts_triton
 from dgemma_kernels.geglu_triton import geglu_triton
 from dgemma_kernels.heads_triton import heads_triton
@@ -25,4 +26,6 @@ def triton_kernels() -> Kernels:
         route=route_triton,
         experts=experts_triton,
         vocabulary=vocabulary_pass_triton,
+        class_maxima=class_maxima_triton,
+        class_statistics=class_statistics_triton,
     )

@@ -48,13 +48,6 @@ class VocabularyPass(NamedTuple):
     guess: Tensor | None  # (N, D) the expected embedding, in the table's dtype
 
 
-class ClassMaxima(NamedTuple):
-    """Per row and class of tokens, each `(N, C)`; an empty class has -inf and -1."""
-
-    logit: Tensor  # float32
-    token: Tensor  # ids; of equal logits the lowest
-
-
 def softcap_reference(logits: Tensor, cap: float) -> Tensor:
     """`cap * tanh(logits / cap)`; in place where no gradient is wanted."""
     if torch.is_grad_enabled() and logits.requires_grad:
@@ -145,27 +138,3 @@ def soft_embedding_reference(
         share = tempered.sub_(log_total.unsqueeze(-1)).exp_().to(table.dtype)
         total += share.float() @ table[columns].float()
     return total.to(table.dtype)
-
-
-def class_maxima_reference(logits: Tensor, classes: Tensor, count: int) -> ClassMaxima:
-    """`logits (N, V)`, `classes (V,)` in [0, count) -> the best token of each class, `(N, count)`.
-
-    Ties go to the lowest id. Rows go in chunks, each a few times in memory.
-    """
-    rows, vocabulary = logits.shape
-    step = max(1, _CHUNK_ELEMENTS // vocabulary)
-    parts = [
-        _chunk_maxima(logits[i : i + step].float(), classes.long(), count)
-        for i in range(0, rows, step)
-    ]
-    return ClassMaxima(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
-def _chunk_maxima(logits: Tensor, classes: Tensor, count: int) -> ClassMaxima:
-    rows, vocabulary = logits.shape
-    of = classes.expand(rows, vocabulary)
-    best = logits.new_full((rows, count), -torch.inf).scatter_reduce_(1, of, logits, "amax")
-    ids = torch.arange(vocabulary, device=logits.device)
-    ids = torch.where(logits == best.gather(1, of), ids, vocabulary)
-    token = ids.new_full((rows, count), vocabulary).scatter_reduce_(1, of, ids, "amin")
-    return ClassMaxima(best, torch.where(token < vocabulary, token, -1))

@@ -1,7 +1,6 @@
 """The vocabulary pass in Triton, around the two matrix products, which are cuBLAS's.
 
 raw logits = hidden @ table.T -> statistics and samples, each logit read once
-                              -> the best token of each class, where decoding is constrained
                               -> probabilities in place of the raw logits, times the table
 
 The expected embedding is no kernel with its exponentials inside the product. One accumulator of
@@ -13,20 +12,15 @@ write them once costs 268 MB of traffic, 0.09 ms, and leaves the product to cuBL
 As in `vocab_pass`, `gap = sigmoid(-2 * raw / cap)` stands for the logit `cap * (1 - 2 * gap)`.
 """
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from dgemma_kernels.compile_case import CompileCase
-from dgemma_kernels.vocab import ClassMaxima, Draws, VocabularyPass, VocabularyStatistics
+from dgemma_kernels.vocab import Draws, VocabularyPass, VocabularyStatistics
 
 NOTHING = tl.constexpr(2.0)  # the gap where there is no logit: beyond all others
-TILE = 1024  # tokens of one class that are looked at together
-TILE_ROWS = 4  # rows that share the ids of a tile
-CLASS_WARPS = 4
 PRODUCT_TILE = (128, 256)  # what cuBLAS is taken to compute at a time
 
 
@@ -154,103 +148,6 @@ def vocabulary_statistics_triton(raw: Tensor, cap: float, draws: Draws) -> Vocab
     return VocabularyStatistics(argmax, sample, entropy, log_total, finite)
 
 
-class ClassOrder(NamedTuple):
-    """The tokens of a vocabulary by class, in tiles of `TILE`; every class has at least one."""
-
-    token: Tensor  # (tiles, TILE) int32, rising within a class, -1 where a tile is not full
-    of: Tensor  # (tiles,) int32: the class of a tile, rising
-    classes: int
-
-
-def class_order(classes: Tensor, count: int) -> ClassOrder:
-    """`classes (V,)` in [0, count) -> what `class_maxima_triton` needs, made once for a grammar.
-
-    Waits for the device, so not while a graph is captured.
-    """
-    classes, order = classes.long().sort(stable=True)
-    sizes = torch.bincount(classes, minlength=count)
-    tiles = (sizes + TILE - 1).div(TILE, rounding_mode="floor").clamp_(min=1)
-    of = torch.arange(count, device=classes.device).repeat_interleave(tiles)
-    # Of each token in this order: its place in its class, then in the tiles.
-    place = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes)[classes]
-    place += (tiles.cumsum(0) - tiles)[classes] * TILE
-    token = torch.full((len(of) * TILE,), -1, dtype=torch.int32, device=classes.device)
-    token[place] = order.int()
-    return ClassOrder(token.view(-1, TILE), of.int(), count)
-
-
-@triton.jit
-def _tile_kernel(
-    raw_ptr, token_ptr, gap_ptr, best_ptr,
-    rows, vocabulary, stride, tiles, cap,
-    TILE: tl.constexpr, ROWS: tl.constexpr,
-):  # fmt: skip
-    """The best token of each tile of a few rows, `(rows, tiles)`."""
-    tile = tl.program_id(0) % tiles
-    row = (tl.program_id(0) // tiles * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    token = tl.load(token_ptr + tile * TILE + tl.arange(0, TILE))[None, :]
-    mask = (row[:, None] < rows) & (token >= 0)
-    x = tl.load(raw_ptr + row[:, None] * stride + token, mask=mask, other=0.0).to(tl.float32)
-    gap = tl.where(mask, _gap(x, cap), NOTHING)
-    low = tl.min(gap, 1)
-    best = tl.min(tl.where((gap == low[:, None]) & mask, token, vocabulary), 1)
-    tl.store(gap_ptr + row * tiles + tile, low, mask=row < rows)
-    tl.store(best_ptr + row * tiles + tile, best, mask=row < rows)
-
-
-@triton.jit
-def _better(left_of, left_gap, left, right_of, right_gap, right):
-    """The best so far of the class that goes on at the right; of equal gaps the lower token."""
-    stays = (left_gap < right_gap) | ((left_gap == right_gap) & (left < right))
-    stays &= left_of == right_of
-    return right_of, tl.where(stays, left_gap, right_gap), tl.where(stays, left, right)
-
-
-@triton.jit
-def _class_kernel(
-    gap_ptr, best_ptr, of_ptr, logit_ptr, token_ptr, vocabulary, tiles, count, cap,
-    TILES: tl.constexpr,
-):  # fmt: skip
-    """A row's best token of each class, where the tiles of that class end."""
-    row, at = tl.program_id(0), tl.arange(0, TILES)
-    inside = at < tiles
-    of = tl.load(of_ptr + at, mask=inside, other=count)
-    following = tl.load(of_ptr + at + 1, mask=at + 1 < tiles, other=count)
-    gap = tl.load(gap_ptr + row * tiles + at, mask=inside, other=NOTHING)
-    best = tl.load(best_ptr + row * tiles + at, mask=inside, other=vocabulary)
-    _, gap, best = tl.associative_scan((of, gap, best), 0, _better)
-    known = gap < NOTHING
-    out = row.to(tl.int64) * count + of
-    logit = tl.where(known, cap - 2 * cap * gap, float("-inf"))
-    tl.store(logit_ptr + out, logit, mask=inside & (of != following))
-    best = tl.where(known, best, -1).to(tl.int64)
-    tl.store(token_ptr + out, best, mask=inside & (of != following))
-
-
-def class_maxima_triton(raw: Tensor, cap: float, order: ClassOrder) -> ClassMaxima:
-    """As `class_maxima_reference` of softcapped `raw (N, V)`: `(N, C)`; `raw` is read once.
-
-    A kernel of its own, since only constrained requests ask, and since tokens gathered by class
-    reduce as whole tiles, without atomics. What is not finite counts as absent.
-    """
-    rows, vocabulary = raw.shape
-    raw = raw if raw.stride(1) == 1 else raw.contiguous()
-    tiles, device = len(order.of), raw.device
-    gap = torch.empty((rows, tiles), device=device)
-    best = torch.empty((rows, tiles), dtype=torch.int32, device=device)
-    logit = torch.empty((rows, order.classes), device=device)
-    token = torch.empty((rows, order.classes), dtype=torch.int64, device=device)
-    _tile_kernel[(triton.cdiv(rows, TILE_ROWS) * tiles,)](
-        raw, order.token, gap, best, rows, vocabulary, raw.stride(0), tiles, cap,
-        TILE=TILE, ROWS=TILE_ROWS, num_warps=CLASS_WARPS,
-    )  # fmt: skip
-    _class_kernel[(rows,)](
-        gap, best, order.of, logit, token, vocabulary, tiles, order.classes, cap,
-        TILES=triton.next_power_of_2(tiles), num_warps=CLASS_WARPS,
-    )  # fmt: skip
-    return ClassMaxima(logit, token)
-
-
 @triton.jit
 def _share_kernel(
     raw_ptr, temperature_ptr, log_total_ptr, vocabulary, stride, blocks, cap, BLOCK: tl.constexpr
@@ -323,21 +220,18 @@ def vocabulary_pass_triton(
     return VocabularyPass(*found, expected)
 
 
-VOCABULARY, CLASS_TILES = 262144, 1024
+VOCABULARY = 262144
 
 
 def compile_cases(capability: int) -> list[CompileCase]:
-    """All kernels at the model's vocabulary, with up to 700 classes or so."""
+    """All kernels at the model's vocabulary."""
     del capability  # one configuration serves all
     block, warps = block_config(VOCABULARY)
     blocks = triton.next_power_of_2(triton.cdiv(VOCABULARY, block))
     whole = {"BLOCK": block, "BLOCKS": blocks}
-    tile = {"TILE": TILE, "ROWS": TILE_ROWS}
     return [
         _case("vocabulary blocks", _block_kernel, {"BLOCK": block}, warps),
         _case("vocabulary finish", _finish_kernel, whole, warps),
-        _case("class tiles", _tile_kernel, tile, CLASS_WARPS),
-        _case("class maxima", _class_kernel, {"TILES": CLASS_TILES}, CLASS_WARPS),
         _case("vocabulary shares", _share_kernel, {"BLOCK": block}, warps),
     ]
 
@@ -348,7 +242,7 @@ TYPES = {
     "argmax_ptr": "*i64",
     "sample_ptr": "*i64",
     "finite_ptr": "*i1",
-    "of_ptr": "*i32",
+    "best_ptr": "*i32",
     "cap": "fp32",
 }
 
@@ -356,14 +250,8 @@ TYPES = {
 def _case(
     name: str, kernel: triton.JITFunction, constexprs: dict[str, int], warps: int
 ) -> CompileCase:
-    types = dict(TYPES)
-    if kernel is _class_kernel:
-        types["token_ptr"] = "*i64"
-    ids = {"best_ptr": "*i32", "token_ptr": "*i32"}
     signature = {
-        argument: types.get(argument, ids.get(argument, "*fp32"))
-        if argument.endswith("_ptr")
-        else types.get(argument, "i32")
+        argument: TYPES.get(argument, "*fp32" if argument.endswith("_ptr") else "i32")
         for argument in kernel.arg_names
         if not argument.isupper()
     }

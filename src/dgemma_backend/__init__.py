@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dgemma_backend import errors, events
+    from dgemma_backend.constraint.template import Hole
+    from dgemma_backend.decisions import YES_NO, Decision, Score
+    from dgemma_backend.infilling import Infill
     from dgemma_backend.messages import (
         Image,
         Message,
@@ -27,20 +30,27 @@ if TYPE_CHECKING:
         Usage,
     )
     from dgemma_backend.plugins import provider
-    from dgemma_backend.runtime.engine import Engine, open_engine
+    from dgemma_backend.runtime.engine import Engine
+    from dgemma_backend.runtime.opening import open_engine
     from dgemma_backend.runtime.scripted_engine import ScriptedEngine
     from dgemma_backend.settings import GenerationSettings
+    from dgemma_backend.weights.fingerprint import fingerprint
     from dgemma_backend.weights.sources import context_length
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "YES_NO",
+    "Decision",
     "Engine",
     "GenerationSettings",
+    "Hole",
     "Image",
+    "Infill",
     "Message",
     "Reply",
     "ResponseFormat",
+    "Score",
     "ScriptedEngine",
     "Text",
     "Tool",
@@ -52,17 +62,22 @@ __all__ = [
     "context_length",
     "errors",
     "events",
+    "fingerprint",
     "open_engine",
     "provider",
 ]
 
 _HOME = {  # public name -> the module it lives in; a module of that very name is returned whole
+    "Decision": "decisions",
     "Engine": "runtime.engine",
     "GenerationSettings": "settings",
+    "Hole": "constraint.template",
     "Image": "messages",
+    "Infill": "infilling",
     "Message": "messages",
     "Reply": "messages",
     "ResponseFormat": "messages",
+    "Score": "decisions",
     "ScriptedEngine": "runtime.scripted_engine",
     "Text": "messages",
     "Tool": "messages",
@@ -70,10 +85,12 @@ _HOME = {  # public name -> the module it lives in; a module of that very name i
     "ToolChoice": "messages",
     "UnsafeRawPrompt": "messages",
     "Usage": "messages",
+    "YES_NO": "decisions",
     "context_length": "weights.sources",
     "errors": "errors",
     "events": "events",
-    "open_engine": "runtime.engine",
+    "fingerprint": "weights.fingerprint",
+    "open_engine": "runtime.opening",
     "provider": "plugins",
 }
 

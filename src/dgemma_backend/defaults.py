@@ -107,5 +107,12 @@ def dgemma_providers() -> Iterable[ProviderRecord]:
             summary="a LangChain chat model",
             requires=("langchain-core>=1.6.10,<2",),
             extra="langchain",
-        )
+        ),
+        ProviderRecord(
+            "llama_index",
+            "llama_index.llms.dgemma:DiffusionGemma",
+            summary="a LlamaIndex LLM that calls tools",
+            requires=("llama-index-core>=0.14.25,<0.15",),
+            extra="llama-index",
+        ),
     ]

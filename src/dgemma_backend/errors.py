@@ -5,7 +5,9 @@
     ├── CheckpointError             a checkpoint's files are missing, damaged or foreign
     │   └── ModelNotFoundError      no such model: neither built in, nor a folder, nor reachable
     ├── SettingError                a request asks for a value out of range
-    │   └── UnknownSettingError     ... or for a setting that does not exist
+    │   ├── UnknownSettingError     ... or for a setting that does not exist
+    │   └── ConstraintError         ... or for a form that no answer can have, or too large a one
+    │       └── UnsupportedSchemaError  ... or for one whose rules cannot be guaranteed
     ├── PromptError                 a conversation cannot be rendered
     │   ├── EmptyPromptError        ... there is nothing to answer
     │   ├── ContextLengthError      ... it does not fit the model's context
@@ -14,6 +16,7 @@
     │   └── UnknownPluginError      nothing is registered under that name
     ├── GenerationError             a request failed while running
     │   ├── NonFiniteLogitsError    the model returned NaN or infinity
+    │   ├── ResponseFormatError     answer after answer failed the check of its format
     │   ├── DeadlineExceededError   the request's timeout passed
     │   └── CancelledError          the request was cancelled
     ├── QueueFullError              too many requests are in line already
@@ -49,6 +52,18 @@ class UnknownSettingError(SettingError):
     """A generation setting of that name does not exist."""
 
 
+class ConstraintError(SettingError):
+    """The wanted form of an answer is empty, malformed, or too large to be guaranteed."""
+
+
+class UnsupportedSchemaError(ConstraintError):
+    """A JSON schema uses a keyword that cannot be guaranteed; `pointer` says where it stands."""
+
+    def __init__(self, message: str, pointer: str = "") -> None:
+        super().__init__(message)
+        self.pointer = pointer
+
+
 class PromptError(DgemmaError, ValueError):
     """A conversation cannot be turned into a prompt."""
 
@@ -79,6 +94,10 @@ class GenerationError(DgemmaError):
 
 class NonFiniteLogitsError(GenerationError, ArithmeticError):
     """The model returned logits that are not finite."""
+
+
+class ResponseFormatError(GenerationError, ValueError):
+    """Answers failed what decoding cannot guarantee of their format."""
 
 
 class DeadlineExceededError(GenerationError, TimeoutError):

@@ -38,12 +38,17 @@ def loaded_by(program: str) -> set[str]:
 
 def test_the_public_names_are_this_list() -> None:
     assert dgemma_backend.__all__ == [
+        "YES_NO",
+        "Decision",
         "Engine",
         "GenerationSettings",
+        "Hole",
         "Image",
+        "Infill",
         "Message",
         "Reply",
         "ResponseFormat",
+        "Score",
         "ScriptedEngine",
         "Text",
         "Tool",
@@ -55,6 +60,7 @@ def test_the_public_names_are_this_list() -> None:
         "context_length",
         "errors",
         "events",
+        "fingerprint",
         "open_engine",
         "provider",
     ]

@@ -8,19 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dgemma_kernels.vocab import (
-    ClassMaxima,
-    Draws,
-    class_maxima_reference,
-    soft_embedding_reference,
-    softcap_reference,
-)
+from dgemma_kernels.vocab import Draws, soft_embedding_reference, softcap_reference
 from dgemma_kernels.vocab_pass import vocabulary_pass
 from dgemma_kernels.vocab_triton import (
-    TILE,
     _first_reaching,
-    class_maxima_triton,
-    class_order,
     product_parts,
     soft_embedding_triton,
     vocabulary_pass_triton,
@@ -267,57 +258,3 @@ def test_the_whole_pass_is_that_of_a_cpu(dtype: torch.dtype, kernel_device: str)
         assert torch.equal(found.argmax.cpu(), theirs.argmax)
         assert torch.equal(found.sample.cpu(), theirs.sample)
     assert vocabulary_pass_triton(*given, CAP, draws, guess=False).guess is None
-
-
-def maxima_of(raw: Tensor, classes: Tensor, count: int) -> tuple[ClassMaxima, ClassMaxima]:
-    order = class_order(classes.to(raw.device), count)
-    found = class_maxima_triton(raw, CAP, order)
-    return found, class_maxima_reference(
-        softcap_reference(raw.to(torch.float32, copy=True), CAP), classes, count
-    )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    ("vocabulary", "count"), [(1, 1), (7, 3), (TILE - 1, 1), (TILE, 1), (TILE + 1, 1), (4000, 20)]
-)
-def test_the_best_token_of_each_class_is_found(
-    vocabulary: int, count: int, dtype: torch.dtype, kernel_device: str
-) -> None:
-    generator = torch.Generator().manual_seed(vocabulary)
-    raw = logits_of(5, vocabulary, kernel_device, dtype).round().div(2)  # ties are common
-    share = torch.rand(vocabulary, generator=generator) ** 6  # the first classes are the largest
-    classes = (share * count).int()
-    found, expected = maxima_of(raw, classes, count)
-    assert torch.equal(found.token, expected.token)
-    assert torch.allclose(found.logit, expected.logit, atol=1e-5)
-
-
-def test_a_class_may_be_empty_or_hold_one_token(kernel_device: str) -> None:
-    classes = torch.full((3000,), 4)
-    classes[17], classes[2999] = 1, 6
-    raw = logits_of(5, 3000, kernel_device)
-    found, expected = maxima_of(raw, classes, 9)
-    assert torch.equal(found.token, expected.token)
-    assert (found.token[:, [0, 2, 3, 5, 7, 8]] == -1).all()
-    assert (found.logit[:, [0, 2, 3, 5, 7, 8]] == -torch.inf).all()
-    assert (found.token[:, 1] == 17).all()
-
-
-def test_of_equal_logits_the_lowest_id_stands_for_its_class(kernel_device: str) -> None:
-    raw = torch.zeros(2, 3 * TILE, device=kernel_device)
-    classes = torch.arange(3 * TILE).remainder(2)
-    found, _ = maxima_of(raw, classes, 2)
-    assert found.token.tolist() == [[0, 1], [0, 1]]
-
-
-def test_the_order_of_classes_holds_each_token_once_in_tiles_of_its_class(
-    kernel_device: str,
-) -> None:
-    classes = torch.arange(5000).mul(7).remainder(11).int().to(kernel_device)
-    order = class_order(classes, 12)
-    held = order.token[order.token >= 0].long()
-    assert torch.equal(held.sort().values, torch.arange(5000, device=kernel_device))
-    of = order.of[:, None].expand_as(order.token)[order.token >= 0]
-    assert torch.equal(classes[held], of)
-    assert order.of.unique().tolist() == list(range(12))

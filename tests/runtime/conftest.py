@@ -3,7 +3,9 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,4 +49,38 @@ def long_context(tmp_path: Path) -> Path:
     facts = json.loads(path.read_text())
     facts["text_config"]["max_position_embeddings"] = 16_384
     path.write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_folder(
+    toy_facts: Callable[..., dict[str, Any]],
+    random_model: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A small model of random weights with the embedded tokenizer, in float32.
+
+    A pass takes a few milliseconds, hardly an answer ends by itself, and canvases of 8 tokens
+    behind a window of 8 pass every border soon.
+    """
+    import torch
+
+    from dgemma_backend.config import DecodingDefaults
+    from dgemma_backend.weights.saving import save
+
+    own = json.loads((CHECKPOINT / "config.json").read_text())["text_config"]
+    kinds = ["sliding_attention", "full_attention"]
+    facts = toy_facts(
+        vocab_size=own["vocab_size"],
+        max_position_embeddings=1024,
+        num_hidden_layers=2,
+        layer_types=kinds,
+    )
+    model = random_model(facts)
+    model.embed_tokens.weight.mul_(3.0)  # sharper, so that some canvases settle before their cap
+    folder = tmp_path_factory.mktemp("random") / "model"
+    decoding = DecodingDefaults.from_folder(CHECKPOINT)
+    config = replace(model.config, vision=None)
+    save(model, folder, config=config, decoding=decoding, dtype=torch.float32, manifest=False)
+    shutil.copy(CHECKPOINT / "tokenizer.json", folder)
     return folder

@@ -96,7 +96,7 @@ def replayed(steps: CapturedSteps, canvas: CanvasDenoiser, context: Any) -> list
     while not canvas.done:
         taken = steps.step([canvas], context)
         assert taken is not None
-        found.append(canvas.advance(taken[0]))
+        found.append(canvas.advance(taken[0][0]))
     return found
 
 
@@ -130,7 +130,7 @@ def test_canvases_may_leave_and_join_between_two_steps(model: tuple[Any, list[An
             context = network.canvas_context([caches[r] for r in rows])
             taken = steps.step([canvases[r] for r in rows], context)
             assert taken is not None
-            for row, each in zip(rows, taken, strict=True):
+            for row, (each, _) in zip(rows, taken, strict=True):
                 found[row].append(canvases[row].advance(each))
     for row, cache in enumerate(caches):
         alone = denoiser(row, canvases[row].settings)
@@ -145,7 +145,7 @@ def test_what_a_step_returned_does_not_change_with_the_next(
     context = network.canvas_context(caches[:1])
     taken = steps.step([canvas], context)
     assert taken is not None
-    first = taken[0]
+    first = taken[0][0]
     kept = [x.clone() for x in first if x is not None]
     canvas.advance(first)
     steps.step([canvas], context)

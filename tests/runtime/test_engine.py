@@ -110,7 +110,8 @@ BAD_REQUESTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"settings": {"sampler": "nucleus"}}, UnknownPluginError, "nucleus.*entropy_bound"),
     ({"settings": {"stop_rule": "soon"}}, UnknownPluginError, "soon.*never"),
     ({"settings": {"timeout": 1e-9}}, DeadlineExceededError, "timeout=1e-09"),
-    ({"tools": [Tool("t")], "tool_choice": ToolChoice("required")}, SettingError, "required"),
+    ({"tool_choice": ToolChoice("required")}, SettingError, "'required' needs tools"),
+    ({"tools": [Tool("t")], "tool_choice": ToolChoice.named("u")}, SettingError, "none of the"),
 ]
 
 

@@ -1,7 +1,8 @@
 """Raw arguments of a tool call -> JSON data of the types the tool's schema asks for.
 
 Nothing here raises and nothing is lost: a value that does not fit its schema is kept as it was
-written, and the tool's own validation can say what is wrong with it.
+written, and the tool's own validation can say what is wrong with it. A value that fits as it is
+written (quoted a string, bare a number, truth or null) is never read as anything else.
 """
 
 from __future__ import annotations
@@ -14,19 +15,25 @@ from typing import Any
 from dgemma_backend.chat.arguments import MAX_DEPTH, Bare
 
 MAX_REFERENCES = 16
+MAX_COMPARISONS = 10_000
 
 _MISFIT = object()
 
 
 def coerced(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call as its tool's `parameters` schema wants them."""
-    return _Coercion(parameters).members(arguments, parameters)
+    coercion = _Coercion(parameters)
+    as_written = {name: _guess(value) for name, value in arguments.items()}
+    if coercion.conforms(as_written, parameters):
+        return as_written
+    return coercion.members(arguments, parameters)
 
 
 class _Coercion:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self.root = root
         self.depth = 0
+        self.comparisons = self.nested = 0
 
     def members(self, members: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
         known = _mapping(schema.get("properties"))
@@ -41,6 +48,9 @@ class _Coercion:
             return None
         if not schema or self.depth >= MAX_DEPTH:
             return _guess(value)
+        as_written = _guess(value)
+        if self.conforms(as_written, schema):
+            return as_written
         self.depth += 1
         try:
             for alternative in self.alternatives(schema, value):
@@ -51,6 +61,46 @@ class _Coercion:
         finally:
             self.depth -= 1
         return _guess(value)
+
+    def conforms(self, value: Any, schema: Any) -> bool:
+        """Whether JSON data has the types and names `schema` asks for; False where in doubt."""
+        self.comparisons += 1
+        if self.comparisons > MAX_COMPARISONS or self.nested > 2 * MAX_DEPTH:
+            return False
+        if not isinstance(schema, Mapping):
+            return schema is not False
+        self.nested += 1
+        try:
+            return self.conforms_to(value, self.resolved(schema))
+        finally:
+            self.nested -= 1
+
+    def conforms_to(self, value: Any, schema: Mapping[str, Any]) -> bool:
+        for keyword, enough in (("anyOf", any), ("oneOf", any), ("allOf", all)):
+            choices = schema.get(keyword)
+            if isinstance(choices, list) and not enough(
+                self.conforms(value, choice) for choice in choices
+            ):
+                return False
+        if "const" in schema and not _same(value, schema["const"]):
+            return False
+        values = schema.get("enum")
+        if isinstance(values, list) and not any(_same(value, each) for each in values):
+            return False
+        kinds = _types(schema) if "type" in schema else []
+        if kinds and not any(_is_a(value, kind) for kind in kinds):
+            return False
+        if isinstance(value, dict):
+            return self.conforming_members(value, schema)
+        items = schema.get("items", True)
+        return not isinstance(value, list) or all(self.conforms(each, items) for each in value)
+
+    def conforming_members(self, members: dict[str, Any], schema: Mapping[str, Any]) -> bool:
+        known = _mapping(schema.get("properties"))
+        others = schema.get("additionalProperties", True)
+        return set(_names(schema.get("required"))) <= members.keys() and all(
+            self.conforms(value, known.get(name, others)) for name, value in members.items()
+        )
 
     def alternatives(self, schema: Mapping[str, Any], value: Any) -> list[Mapping[str, Any]]:
         """The schemas `value` may follow, likeliest first."""
@@ -97,6 +147,21 @@ class _Coercion:
         if kind == "boolean":
             return {"true": True, "false": False}.get(text.lower(), _MISFIT)
         return _MISFIT
+
+
+def _is_a(value: Any, kind: str) -> bool:
+    """Whether a value, as it was written, is of a JSON type; 3.0 is no integer here."""
+    if isinstance(value, bool):
+        return kind == "boolean"
+    if isinstance(value, int):
+        return kind in ("integer", "number")
+    kinds = {float: "number", str: "string", dict: "object", list: "array", type(None): "null"}
+    return kinds.get(type(value)) == kind
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality of JSON data, where true is not 1."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _types(schema: Mapping[str, Any]) -> list[str]:

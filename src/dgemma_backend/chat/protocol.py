@@ -195,6 +195,16 @@ class Gemma4Protocol:
                 return False
         return False
 
+    @property
+    def end_of_turn_id(self) -> int:
+        """What ends an answer in words."""
+        return self.tokenizer.control_id("<turn|>")
+
+    def empty_thought_ids(self) -> list[int]:
+        """A thought that says nothing, as the model may open one where thinking is off."""
+        controls = self.tokenizer.control_id("<|channel>"), self.tokenizer.control_id("<channel|>")
+        return [controls[0], *self.tokenizer.encode_text("thought\n"), controls[1]]
+
     def end_of_thought_ids(self) -> list[int]:
         """What to commit behind a thought that has used up its budget, so that it is over."""
         return [*self.tokenizer.encode_text("\n"), self.tokenizer.control_id("<channel|>")]

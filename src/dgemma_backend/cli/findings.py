@@ -133,7 +133,7 @@ def _plugins() -> Iterator[Finding]:
 
 def _tiny() -> Iterator[Finding]:
     """Runs the built-in model, which shows that everything from checkpoint to text works."""
-    from dgemma_backend.runtime.engine import open_engine
+    from dgemma_backend.runtime.opening import open_engine
 
     begun = time.perf_counter()
     try:

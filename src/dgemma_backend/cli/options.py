@@ -67,7 +67,7 @@ def take_settings(options: dict[str, Any]) -> GenerationSettings:
 
 def open_chosen_engine(options: dict[str, Any]) -> "Engine":
     """The engine that the remaining `options` name."""
-    from dgemma_backend.runtime.engine import open_engine
+    from dgemma_backend.runtime.opening import open_engine
 
     return open_engine(**options)
 

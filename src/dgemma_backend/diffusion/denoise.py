@@ -13,7 +13,7 @@ and waits once.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +35,28 @@ class Logits(Protocol):
 
     def dense(self) -> Tensor:
         """`(L, V)` float32, a fresh tensor."""
+
+
+class Guided(Protocol):
+    """What a guide makes of a step, each `(L,)` on the logits' device."""
+
+    draft: Tensor  # int64 ids: what would be committed now
+    proposal: Tensor  # int64 ids
+    entropy: Tensor  # float32 nats, by which the sampler accepts
+    doubt: Tensor  # float32 nats, by which the stop rule judges
+
+
+class Guide(Protocol):
+    """Keeps a canvas to a form. It decides what is committed and may take part in every step."""
+
+    steers: bool
+    """Whether it takes part in steps; if not, only `commit` is called."""
+
+    def step(self, logits: Any, found: VocabularyPass, draws: Draws, inner: Tensor) -> Guided:
+        """Proposals of the form; `inner (L,)` are uniform numbers besides those of `draws`."""
+
+    def commit(self, logits: Any) -> list[int]:
+        """The likeliest ids of the form under the last step's logits."""
 
 
 LogitsOf = Callable[[Tensor, Tensor | None], Logits]
@@ -101,10 +123,17 @@ class StepTensors(NamedTuple):
 
 
 def settle(
-    found: VocabularyPass, proposal: Tensor, renoise: Tensor, sampler: Sampler
+    found: VocabularyPass,
+    proposal: Tensor,
+    renoise: Tensor,
+    sampler: Sampler,
+    acceptance: Tensor | None = None,
 ) -> StepTensors:
-    """Acceptance and renoise of one canvas after its vocabulary pass; waits for nothing."""
-    accepted = sampler.accept(found.entropy)
+    """Acceptance and renoise of one canvas after its vocabulary pass; waits for nothing.
+
+    The sampler goes by `acceptance (L,)` in nats, by default the entropies found.
+    """
+    accepted = sampler.accept(found.entropy if acceptance is None else acceptance)
     return StepTensors(
         argmax=found.argmax,
         proposal=proposal,
@@ -130,7 +159,9 @@ class CanvasDenoiser:
         stop_rule: StopRule,
         noise: CanvasNoise,
         number: int = 0,
+        guide: Guide | None = None,
     ) -> None:
+        self.guide = guide
         self.settings = settings
         self.sampler = sampler
         self.number = number
@@ -170,10 +201,15 @@ class CanvasDenoiser:
     def take(self, found: VocabularyPass, logits: Logits) -> StepTensors:
         """`step` after its vocabulary pass, which may have been one for many canvases."""
         settings, proposal = self.settings, found.sample
+        noise = self.noise.step(self.steps + 1)
+        if self.guide is not None and self.guide.steers:
+            guided = self.guide.step(logits, found, self.draws(), noise.inner)
+            found = found._replace(argmax=guided.draft, entropy=guided.doubt)
+            return settle(found, guided.proposal, noise.renoise, self.sampler, guided.entropy)
         if settings.restricted:
             dense = logits.dense()
             proposal = restricted_sample(dense, self.draws(), settings.top_k, settings.top_p)
-        return settle(found, proposal, self.noise.step(self.steps + 1).renoise, self.sampler)
+        return settle(found, proposal, noise.renoise, self.sampler)
 
     def advance(self, taken: StepTensors) -> DenoiseStep:
         """Go one step further.
@@ -201,6 +237,13 @@ class CanvasDenoiser:
             entropy=taken.entropy,
             stopped=stopped,
         )
+
+    def committed(self, logits: Any) -> list[int]:
+        """The ids of the settled canvas; `logits` are those of its last step."""
+        if self.guide is not None:
+            return self.guide.commit(logits)
+        ids: list[int] = self.argmax.tolist()
+        return ids
 
 
 def denoise_canvas(logits_of: LogitsOf, denoiser: CanvasDenoiser) -> Iterator[DenoiseStep]:

@@ -36,10 +36,14 @@ def philox(counter: Words, seed: int) -> Words:
 
 
 class StepDraws(NamedTuple):
-    """What one denoising step may use: `uniform (L,)` float64 in (0, 1), `renoise (L,)` ids."""
+    """What one denoising step may use: ids `renoise (L,)`, and two sets of float64 in (0, 1).
+
+    `uniform (L,)` draws a token, or a class of tokens and then `inner (L,)` the token in it.
+    """
 
     uniform: Tensor
     renoise: Tensor
+    inner: Tensor
 
 
 class CanvasNoise:
@@ -58,14 +62,19 @@ class CanvasNoise:
         words = philox(
             (position, step, torch.full(shape, canvas, device=device), torch.zeros_like(step)), seed
         )
-        self._uniform = (words[0].double() + 0.5) * 2.0**-32
+        self._uniform, self._inner = ((word.double() + 0.5) * 2.0**-32 for word in words[::2])
         self._ids = words[1] * vocabulary >> 32
+        self.first = self._ids[0]
+
+    def pin(self, pinned: Tensor) -> None:
+        """Where `pinned (L,)` is not negative, every canvas holds that id from the beginning."""
+        self._ids = torch.where(pinned >= 0, pinned, self._ids)
         self.first = self._ids[0]
 
     def step(self, number: int) -> StepDraws:
         """The draws of step `number`, counted from 1."""
-        return StepDraws(self._uniform[number], self._ids[number])
+        return StepDraws(self._uniform[number], self._ids[number], self._inner[number])
 
     def all_steps(self) -> StepDraws:
         """Every step's draws, each `(steps + 1, L)`; row 0 belongs to no step."""
-        return StepDraws(self._uniform, self._ids)
+        return StepDraws(self._uniform, self._ids, self._inner)

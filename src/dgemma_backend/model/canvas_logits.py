@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from dgemma_backend.model.embedding import Embedding
-from dgemma_kernels import Draws, VocabularyPass
+from dgemma_kernels import ClassMaxima, ClassOrder, ClassStatistics, Draws, VocabularyPass
 
 
 class CanvasLogits:
@@ -17,7 +17,7 @@ class CanvasLogits:
         self.hidden = hidden  # (..., hidden), after the final norm
         self._embedding = embedding
 
-    def __getitem__(self, row: int) -> "CanvasLogits":
+    def __getitem__(self, row: int | slice) -> "CanvasLogits":
         return CanvasLogits(self.hidden[row], self._embedding)
 
     def dense(self) -> Tensor:
@@ -31,3 +31,11 @@ class CanvasLogits:
         self-conditioning signal of the next step.
         """
         return self._embedding.vocabulary_pass(self.hidden.flatten(0, -2), draws, guess=guess)
+
+    def class_maxima(self, order: ClassOrder) -> ClassMaxima:
+        """The best token of each class at all positions, `(N, C)`."""
+        return self._embedding.class_maxima(self.hidden.flatten(0, -2), order)
+
+    def class_statistics(self, order: ClassOrder, draws: Draws) -> ClassStatistics:
+        """What a constraint needs of each class at all positions, `(N, C)`; `draws` has N rows."""
+        return self._embedding.class_statistics(self.hidden.flatten(0, -2), order, draws)

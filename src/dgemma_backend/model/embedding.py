@@ -7,7 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgemma_backend.config import ModelConfig
-from dgemma_kernels import Draws, Kernels, VocabularyPass
+from dgemma_kernels import (
+    ClassMaxima,
+    ClassOrder,
+    ClassStatistics,
+    Draws,
+    Kernels,
+    VocabularyPass,
+)
 
 
 @cache
@@ -23,6 +30,8 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         self.cap = config.final_logit_softcapping
         self._vocabulary = kernels.vocabulary
+        self._class_maxima = kernels.class_maxima
+        self._class_statistics = kernels.class_statistics
 
     @property
     def _scale(self) -> float:
@@ -41,6 +50,14 @@ class Embedding(nn.Module):
         """`(N, hidden)` after the final norm -> statistics of its logits, the guess scaled."""
         found = self._vocabulary(hidden, self.weight, self.cap, draws, guess=guess)
         return found if found.guess is None else found._replace(guess=found.guess * self._scale)
+
+    def class_maxima(self, hidden: Tensor, order: ClassOrder) -> ClassMaxima:
+        """`(N, hidden)` after the final norm -> the best token of each class, `(N, C)`."""
+        return self._class_maxima(hidden, self.weight, self.cap, order)
+
+    def class_statistics(self, hidden: Tensor, order: ClassOrder, draws: Draws) -> ClassStatistics:
+        """`(N, hidden)` after the final norm -> statistics of each class, `(N, C)`."""
+        return self._class_statistics(hidden, self.weight, self.cap, order, draws)
 
     def soft(self, logits: Tensor, temperature: Tensor) -> Tensor:
         """Logits `(..., V)`, temperature `(..., 1)` -> `(..., hidden)`: what they expect, scaled.

@@ -4,7 +4,7 @@ The engine reads canvases from a thread or from an event loop; what becomes of t
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dgemma_backend.events import CanvasCommitted, Draft, Event, Finished, ParsedEvent
 from dgemma_backend.messages import Reply, Usage
@@ -12,18 +12,37 @@ from dgemma_backend.runtime.answer import Answer
 from dgemma_backend.runtime.outbox import CanvasResult
 from dgemma_backend.runtime.request import Request
 
+Check = Callable[[Reply], list[str]]
+"""A whole reply -> what is wrong with it."""
+
 
 class Answering:
-    """A request's reply as it comes about: feed it with `take` until `over`, then `finish`."""
+    """A request's reply as it comes about: feed it with `take` until `over`, then `finish`.
 
-    def __init__(self, request: Request, answer: Answer, model: str) -> None:
+    A reply with a `check` says nothing before it has passed. `thrown_away` are the canvases of
+    earlier attempts that did not.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        answer: Answer,
+        model: str,
+        check: Check | None = None,
+        thrown_away: Sequence[CanvasResult] = (),
+    ) -> None:
         self.reply: Reply | None = None
+        self.faults: list[str] = []
+        """What the check found; the reply is worth nothing then."""
         self.committed: Sequence[int] = ()
         """What of the last canvas became final: the next canvas goes behind it."""
-        self._request = request
+        self.results: list[CanvasResult] = []
+        self._check = check
+        self._thrown_away = thrown_away
+        self._held: list[Event] = []
+        self.request = request
         self._answer = answer
         self._model = model
-        self._results: list[CanvasResult] = []
         self._first_text: float | None = None
 
     @property
@@ -35,17 +54,28 @@ class Answering:
         """A draft is passed on; a canvas becomes what it says and, last, its commit."""
         if isinstance(item, Draft):
             return [item]
-        self._results.append(item)
+        self.results.append(item)
         kept, events = self._answer.take(item.token_ids)
         self.committed = kept
         commit = CanvasCommitted(item.number, tuple(kept), item.steps, item.converged)
-        return [*self._timed(events), commit]
+        return self._released([*self._timed(events), commit])
 
     def finish(self) -> list[Event]:
         """What was held back, and the reply."""
         events = self._timed(self._answer.finish())
-        self.reply = self._whole()
-        return [*events, Finished(self.reply)]
+        reply = self._whole()
+        self.faults = [] if self._check is None else self._check(reply)
+        if self.faults:
+            return []
+        self.reply, self._check = reply, None
+        return self._released([*events, Finished(reply)])
+
+    def _released(self, events: list[Event]) -> list[Event]:
+        self._held += events
+        if self._check is not None:
+            return []
+        released, self._held = self._held, []
+        return released
 
     def _timed(self, events: list[ParsedEvent]) -> list[ParsedEvent]:
         if events and self._first_text is None:
@@ -53,17 +83,18 @@ class Answering:
         return events
 
     def _whole(self) -> Reply:
-        answer, request, results = self._answer, self._request, self._results
+        answer, request, results = self._answer, self.request, self.results
         now = time.perf_counter()
-        steps = sum(result.steps for result in results)
+        lost = self._thrown_away
+        steps = sum(result.steps for result in (*lost, *results))
         prefill = max((result.prefill_seconds for result in results), default=0.0)
         usage = Usage(
             prompt_tokens=len(request.prompt_ids),
             completion_tokens=answer.tokens,
             cached_tokens=max((result.cached_tokens for result in results), default=0),
             reasoning_tokens=answer.reasoning_tokens,
-            canvases=sum(1 + result.rerolled for result in results),
-            rerolled=sum(result.rerolled for result in results),
+            canvases=len(lost) + sum(1 + result.rerolled for result in results),
+            rerolled=len(lost) + sum(result.rerolled for result in results),
             denoising_steps=steps,
             tokens_per_forward=answer.tokens / max(steps, 1),
             prefill_seconds=prefill,

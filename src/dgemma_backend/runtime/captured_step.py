@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dgemma_backend.diffusion.denoise import CanvasDenoiser, StepTensors, settle
 from dgemma_backend.model import DiffusionGemma
+from dgemma_backend.model.canvas_logits import CanvasLogits
 from dgemma_backend.model.diffusion_gemma import Context
 from dgemma_kernels import Draws, VocabularyPass
 
@@ -53,6 +54,7 @@ class CapturedStep:
         self._temperature = torch.ones(count, steps + 1, device=place)
         self._proposal = torch.ones(count, device=place)
         self._taken: list[StepTensors] = []
+        self._logits: CanvasLogits
         self._holds: list[tuple[CanvasDenoiser, int]] = []
         self.load(denoisers, context)  # also makes the tables that must exist before recording
         self._replay = capture(self._run)
@@ -83,11 +85,15 @@ class CapturedStep:
                 self._guess[row].copy_(denoiser.guess)
         self._holds = holds
 
-    def replay(self) -> list[StepTensors]:
-        """The next step of every canvas; the results are copies."""
+    def replay(self) -> list[tuple[StepTensors, CanvasLogits]]:
+        """The next step of every canvas, and its logits.
+
+        The results are copies; the logits lie in the graph's memory and are good until the next
+        replay.
+        """
         self._replay()
         self._holds = [(denoiser, steps + 1) for denoiser, steps in self._holds]
-        return [_copied(taken) for taken in self._taken]
+        return [(_copied(taken), self._logits[row]) for row, taken in enumerate(self._taken)]
 
     def _run(self) -> None:
         count, length = self._shape
@@ -100,7 +106,7 @@ class CapturedStep:
             _per_position(self._proposal, length),
             uniform.flatten(),
         )
-        logits = self._model.denoise(self._canvas, self._guess, self._context)
+        logits = self._logits = self._model.denoise(self._canvas, self._guess, self._context)
         found = logits.vocabulary_pass(draws, guess=True)
         self._taken = [
             settle(part, part.sample, renoise[row], self._sampler)
@@ -124,11 +130,12 @@ class CapturedSteps:
 
     def step(
         self, denoisers: Sequence[CanvasDenoiser], context: Context
-    ) -> list[StepTensors] | None:
+    ) -> list[tuple[StepTensors, CanvasLogits]] | None:
         """The next step of these canvases, of equal length each.
 
         None where it cannot be captured: a sampler without `capture_key`, samplers that differ,
-        proposals restricted by `top_k` or `top_p`, or a device that could not record it.
+        a guide that steers, proposals restricted by `top_k` or `top_p`, or a device that could
+        not record it.
         """
         key = _key(denoisers, context)
         if key is None or not self._works:
@@ -162,7 +169,10 @@ class CapturedSteps:
 def _key(denoisers: Sequence[CanvasDenoiser], context: Context) -> Hashable | None:
     samplers = {getattr(each.sampler, "capture_key", None) for each in denoisers}
     lengths = {each.canvas.shape[0] for each in denoisers}
-    restricted = any(each.settings.restricted for each in denoisers)
+    restricted = any(
+        each.settings.restricted or (each.guide is not None and each.guide.steers)
+        for each in denoisers
+    )
     if len(samplers) > 1 or len(lengths) > 1 or None in samplers or restricted:
         return None
     prefix = _bucket(context.longest_prefix, _SMALLEST_PREFIX)

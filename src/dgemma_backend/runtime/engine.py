@@ -1,98 +1,40 @@
 """The engine as its users see it: a conversation and settings in, the events of a reply out."""
 
 import asyncio
-from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, closing, contextmanager
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
-from inspect import signature
-from pathlib import Path
 from typing import Any, Self
 
-from dgemma_backend.chat.protocol import Gemma4Protocol
-from dgemma_backend.config import DecodingDefaults
-from dgemma_backend.errors import (
-    EngineClosedError,
-    GenerationError,
-    UnknownSettingError,
+from dgemma_backend.constraint.template import FixedTokens, Hole
+from dgemma_backend.decisions import Choices, Decision, answers_of
+from dgemma_backend.errors import GenerationError, SettingError
+from dgemma_backend.events import Event, Finished
+from dgemma_backend.infilling import Infill, TemplatePart, checked_template, edit_template, filled
+from dgemma_backend.messages import Reply, ResponseFormat, Tool, ToolChoice
+from dgemma_backend.runtime.deciding import (
+    MOST_CANVASES,
+    Question,
+    adecided,
+    decided,
+    decided_in_order,
+    reading_settings,
 )
-from dgemma_backend.events import CanvasCommitted, Draft, Event, Finished
-from dgemma_backend.messages import (
-    Message,
-    Reply,
-    ResponseFormat,
-    Tool,
-    ToolChoice,
-    UnsafeRawPrompt,
-)
-from dgemma_backend.plugins import Plugins
-from dgemma_backend.runtime.answer import Answer, ThoughtBudget
-from dgemma_backend.runtime.answering import Answering
 from dgemma_backend.runtime.feed import Feed
-from dgemma_backend.runtime.outbox import CanvasResult
-from dgemma_backend.runtime.registry import registered_engine, release
-from dgemma_backend.runtime.request import Request, as_messages, open_request, usable_tools
-from dgemma_backend.settings import GenerationSettings
+from dgemma_backend.runtime.records import EngineInfo, RequestRecord
+from dgemma_backend.runtime.registry import release
+from dgemma_backend.runtime.request import Request
+from dgemma_backend.runtime.running import Conversation, RequestRunner, Settings, as_settings
 
-Conversation = str | UnsafeRawPrompt | Sequence[Message]
-Settings = GenerationSettings | Mapping[str, Any] | None
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """What an engine is and runs on. Lengths are in tokens."""
-
-    engine: str
-    model: str
-    folder: str
-    device: str
-    dtype: str
-    kernels: str
-    quantization: str | None
-    canvas_length: int
-    context_length: int
-    vocabulary: int
-    parameters: int
-    weight_bytes: int
+__all__ = ["Conversation", "Engine", "EngineInfo", "RequestRecord", "Settings"]
 
 
-@dataclass(frozen=True)
-class RequestRecord:
-    """What observers learn when a request is over: its reply, or the error that ended it.
+class Engine(RequestRunner):
+    """Answers conversations. Safe to share between threads and event loops."""
 
-    A reader that leaves early shows as `GeneratorExit`.
-    """
-
-    model: str
-    seed: int
-    prompt_tokens: int
-    reply: Reply | None
-    error: BaseException | None
-
-
-class Engine(ABC):
-    """Answers conversations. Safe to share between threads and event loops.
-
-    Every kind of engine shares this class: rendering, cutting, parsing and accounting are done
-    here, and only `_begin` differs.
-    """
-
-    def __init__(
-        self,
-        info: EngineInfo,
-        protocol: Gemma4Protocol,
-        defaults: DecodingDefaults,
-        plugins: Plugins,
-    ) -> None:
-        self.info = info
-        self.closed = False
-        self._protocol = protocol
-        self._defaults = defaults
-        self._plugins = plugins
-        self._recipe: tuple[Any, ...] | None = None
+    _recipe: tuple[Any, ...] | None = None
 
     def generate(
         self,
@@ -162,6 +104,104 @@ class Engine(ABC):
             async for event in events:
                 yield event
 
+    def infill(
+        self,
+        messages: Conversation,
+        template: Sequence[TemplatePart],
+        *,
+        settings: Settings = None,
+    ) -> Infill:
+        """Write the holes of a template; its fixed texts stand in the answer word for word.
+
+        `template` is made of strings and `Hole(max_tokens=..., regex=..., choices=...)`. The whole
+        answer is denoised at once, so a hole is written with what follows it in view. Raises as
+        `generate` does, and `ConstraintError` for holes that nothing can fill.
+        """
+        parts = checked_template(template)
+        return filled(parts, _reply_of(self._run(self._infilling(messages, parts, settings))))
+
+    async def ainfill(
+        self,
+        messages: Conversation,
+        template: Sequence[TemplatePart],
+        *,
+        settings: Settings = None,
+    ) -> Infill:
+        """`infill` that leaves the event loop free."""
+        parts = checked_template(template)
+        opened = partial(self._infilling, messages, parts, settings)
+        return filled(parts, await _last_reply(self._arun(opened)))
+
+    def edit(
+        self,
+        text: str,
+        span: tuple[int, int],
+        *,
+        instruction: str = "Write the text again, and one part of it better.",
+        max_tokens: int | None = None,
+        settings: Settings = None,
+    ) -> Infill:
+        """Write the characters from `span[0]` up to `span[1]` anew; all others stay as they are.
+
+        The new part has at most `max_tokens`, by default twice as many as the old one and 16.
+        """
+        old = len(self.token_ids(text[slice(*span)]))
+        most = 2 * old + 16 if max_tokens is None else max_tokens
+        hole = Hole(max_tokens=most, min_tokens=1)
+        return self.infill(
+            f"{instruction}\n\n{text}", edit_template(text, span, hole), settings=settings
+        )
+
+    def decide(
+        self,
+        messages: Conversation,
+        choices: Choices,
+        *,
+        canvases: int = 1,
+        settings: Settings = None,
+    ) -> Decision:
+        """How likely each choice is as the answer, compared with the others, from one pass.
+
+        `choices` are strings, `YES_NO`, or a `Score`. With `canvases` the mean of so many reads,
+        each from other noise. What the numbers mean, and what not, is said in
+        `dgemma_backend.decisions`. Of settings, `seed`, `timeout`, `isolate` and `cache_salt`
+        apply, and others are refused.
+        """
+        question = self._question(choices, canvases)
+        request = self._reading(messages, question, settings)
+        return decided(request, question, self._begin(request, False), canvases)
+
+    async def adecide(
+        self,
+        messages: Conversation,
+        choices: Choices,
+        *,
+        canvases: int = 1,
+        settings: Settings = None,
+    ) -> Decision:
+        """`decide` that leaves the event loop free."""
+        question = self._question(choices, canvases)
+        request = await asyncio.to_thread(self._reading, messages, question, settings)
+        return await adecided(request, question, self._begin(request, False), canvases)
+
+    def decide_all(
+        self,
+        conversations: Iterable[Conversation],
+        choices: Choices,
+        *,
+        canvases: int = 1,
+        settings: Settings = None,
+    ) -> Iterator[Decision]:
+        """`decide` for many conversations, in their order; they share passes and prefixes."""
+        question = self._question(choices, canvases)
+
+        def begun() -> Iterator[tuple[Request, Feed]]:
+            for messages in conversations:
+                request = self._reading(messages, question, settings)
+                yield request, self._begin(request, False)
+
+        return decided_in_order(begun(), question, canvases)
+
     def count_tokens(
         self, messages: Conversation, tools: Sequence[Tool] = (), *, thinking: bool = False
     ) -> int:
@@ -182,9 +222,27 @@ class Engine(ABC):
             self.closed = True
             self._shut()
 
-    @abstractmethod
-    def _shut(self) -> None:
-        """Free what the engine holds; requests under way end with `EngineClosedError`."""
+    def _infilling(
+        self, messages: Conversation, parts: Sequence[TemplatePart], settings: Settings
+    ) -> Request:
+        encode = self._protocol.tokenizer.encode_text
+        fixed = tuple(
+            part if isinstance(part, Hole) else FixedTokens(tuple(encode(part))) for part in parts
+        )
+        chosen = as_settings(settings)
+        if chosen.max_tokens is None:
+            most = sum(p.max_tokens if isinstance(p, Hole) else len(p.ids) for p in fixed)
+            chosen = replace(chosen, max_tokens=most + 1)
+        return self._open(messages, (), None, None, chosen, template=fixed)
+
+    def _question(self, choices: Choices, canvases: int) -> Question:
+        if not isinstance(canvases, int) or not 1 <= canvases <= MOST_CANVASES:
+            raise SettingError(f"canvases={canvases!r} must be from 1 to {MOST_CANVASES}")
+        return Question.of(answers_of(choices), self._protocol, self.info.canvas_length)
+
+    def _reading(self, messages: Conversation, question: Question, settings: Settings) -> Request:
+        chosen = reading_settings(as_settings(settings))
+        return self._open(messages, (), None, None, chosen, sequences=question.sequences)
 
     def __copy__(self) -> Self:
         """The same engine: weights are never copied."""
@@ -208,177 +266,6 @@ class Engine(ABC):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    @abstractmethod
-    def _constraint(self, request: Request) -> Any:
-        """What `_begin` needs to keep to a request's tool choice and response format.
-
-        Raises `SettingError` for what cannot be guaranteed.
-        """
-
-    @abstractmethod
-    def _begin(self, request: Request, drafts: bool) -> Feed:
-        """Start on a request. Raises `QueueFullError`, `EngineClosedError`; never waits."""
-
-    def _open(
-        self,
-        messages: Conversation,
-        tools: Sequence[Tool],
-        tool_choice: ToolChoice | None,
-        response_format: ResponseFormat | None,
-        settings: Settings,
-    ) -> Request:
-        if self.closed:
-            raise EngineClosedError(
-                f"The engine of {self.info.model!r} was closed. open_engine(...) gives a new one."
-            )
-        if not isinstance(settings, GenerationSettings):
-            settings = GenerationSettings.from_mapping(settings or {})
-        self._plugins.sampler(settings.sampler)  # unknown names are refused at the door
-        self._plugins.stop_rule(settings.stop_rule)
-        declared = usable_tools(tools, tool_choice)
-        conversation, prompt = self._rendered(messages, declared, settings.thinking)
-        canvas, context = self.info.canvas_length, self.info.context_length
-        request = open_request(prompt, declared, settings, self._defaults, canvas, context)
-        request = replace(
-            request,
-            messages=conversation,
-            tool_choice=tool_choice,
-            response_format=response_format,
-        )
-        return replace(request, constraint=self._constraint(request))
-
-    def _rendered(
-        self, messages: Conversation, tools: Sequence[Tool], thinking: bool
-    ) -> tuple[list[Message], list[int]]:
-        """A conversation and its prompt ids; with a raw prompt there is no conversation."""
-        if isinstance(messages, UnsafeRawPrompt):
-            return [], self._protocol.unsafe_prompt_ids(messages.text)
-        conversation = as_messages(messages)
-        return conversation, self._protocol.prompt_ids(conversation, tools, thinking=thinking)
-
-    def _run(self, request: Request, *, drafts: bool) -> Iterator[Event]:
-        """The events of an opened request, for a thread."""
-        with self._watched(request) as answering, closing(self._begin(request, drafts)) as feed:
-            while not answering.over:
-                yield from self._taken(answering, feed, feed.get())
-            yield from answering.finish()
-
-    async def _arun(
-        self, opened: Callable[[], Request], *, drafts: bool
-    ) -> AsyncGenerator[Event, None]:
-        """The events of a request, for an event loop; rendering its prompt is off the loop too."""
-        request = await asyncio.to_thread(opened)
-        with self._watched(request) as answering, closing(self._begin(request, drafts)) as feed:
-            while not answering.over:
-                for event in self._taken(answering, feed, await feed.aget()):
-                    yield event
-            for event in answering.finish():
-                yield event
-
-    def _taken(self, answering: Answering, feed: Feed, item: Draft | CanvasResult) -> list[Event]:
-        """The events an item makes. The next canvas is begun before they are read."""
-        events = answering.take(item)
-        if isinstance(item, CanvasResult):
-            if not answering.over:
-                feed.commit(answering.committed)
-            for event in events:
-                if isinstance(event, CanvasCommitted):
-                    self._plugins.on_canvas(event)
-        return events
-
-    @contextmanager
-    def _watched(self, request: Request) -> Iterator[Answering]:
-        """Sees to it that observers learn how the request ended."""
-        answering = self._new_answering(request)
-        error: BaseException | None = None
-        try:
-            yield answering
-        except BaseException as raised:
-            error = None if answering.reply else raised
-            raise
-        finally:
-            self._plugins.request_finished(
-                RequestRecord(
-                    self.info.model,
-                    request.seed,
-                    len(request.prompt_ids),
-                    answering.reply,
-                    error,
-                )
-            )
-
-    def _new_answering(self, request: Request) -> Answering:
-        settings = request.settings
-        parser = self._protocol.new_parser(
-            request.tools,
-            seed=request.seed,
-            position=len(request.prompt_ids),
-            thinking=settings.thinking,
-            prompt=request.prompt_ids,
-        )
-        budget = None
-        if settings.thinking_budget is not None:
-            budget = ThoughtBudget(settings.thinking_budget, self._protocol.end_of_thought_ids())
-        answer = Answer(
-            parser, settings.stop, self._defaults.stop_token_ids, request.max_tokens, budget
-        )
-        return Answering(request, answer, self.info.model)
-
-
-def open_engine(
-    model: str | Path = "tiny",
-    *,
-    engine: str = "auto",
-    quantization: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    kernels: str = "auto",
-    **options: Any,
-) -> Engine:
-    """An engine for a model: `"tiny"` (built in), a folder, or a hub id.
-
-    The same arguments give the same live engine, so weights are loaded once in a process;
-    it lives until it has been closed as often as it was opened. Copies of an engine are the
-    engine itself, and pickle stores these arguments.
-    `engine` names a kind that a plugin registered ("auto": in this process), `device` is "auto",
-    "cpu" or "cuda[:N]", `dtype` "auto", "float32" or "bfloat16", `kernels` "auto" or a
-    registered name. Raises `ModelNotFoundError`, `CheckpointError`, `ConfigError`,
-    `UnknownPluginError` or `SettingError`.
-    """
-    plugins = Plugins.load()
-    factory = plugins.engine("torch" if engine == "auto" else engine)
-    chosen: dict[str, Any] = {
-        "quantization": quantization,
-        "device": device,
-        "dtype": dtype,
-        "kernels": kernels,
-        **options,
-    }
-    _check_options(factory, chosen)
-
-    def opener() -> Engine:
-        made: Engine = factory(model, plugins=plugins, **chosen)
-        made._recipe = (partial(open_engine, model, engine=engine, **chosen), ())
-        return made
-
-    key = (engine, str(model), *sorted((name, repr(value)) for name, value in chosen.items()))
-    opened: Engine = registered_engine(key, opener)
-    return opened
-
-
-def _check_options(factory: Callable[..., Engine], chosen: Mapping[str, Any]) -> None:
-    parameters = signature(factory).parameters
-    if any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-        return
-    for name in chosen:
-        if name not in parameters:
-            known = [each for each in parameters if each not in ("model", "plugins", "self")]
-            near = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UnknownSettingError(
-                f"open_engine has no option {name!r}.{hint} There are: {', '.join(known)}."
-            )
 
 
 async def _last_reply(events: AsyncGenerator[Event, None]) -> Reply:

@@ -36,6 +36,7 @@ class Job:
     _committed: list[int] = field(default_factory=list)
     _steps: int = 0  # of the canvases thrown away
     _resting: bool = False
+    constraint: Any = None  # a `ConstrainedAnswer`: what of the form is left to be written
 
     def __post_init__(self) -> None:
         self.to_encode = list(self.request.prompt_ids)
@@ -57,6 +58,8 @@ class Job:
 
     def go_on(self, token_ids: Sequence[int]) -> None:
         """The reader's: these ids are final, start the next canvas behind them."""
+        if self.constraint is not None:
+            self.constraint.take(token_ids)
         self._committed += token_ids
         self.to_encode += token_ids
         self.number += 1
@@ -79,7 +82,7 @@ class Job:
         self.denoiser = self.context = None
         self.rerolled += 1
 
-    def settle(self, ids: Sequence[int], converged: bool) -> None:
+    def settle(self, ids: Sequence[int], converged: bool, scores: tuple[float, ...] = ()) -> None:
         """The canvas is final up to its cut: tell the reader, and rest until it wants another."""
         steps = self._steps + (0 if self.denoiser is None else self.denoiser.steps)
         rerolled = self.rerolled
@@ -95,6 +98,7 @@ class Job:
                 rerolled,
                 self.prefill_seconds,
                 self.cached_tokens,
+                scores,
             )
         )
 

@@ -16,7 +16,8 @@ class CanvasResult:
     """A settled canvas before the cut: all of its ids, and how it got there.
 
     `steps` includes those of canvases thrown away for this one (`rerolled`). `cached_tokens` of
-    the request's prompt needed no encoding, the rest took `prefill_seconds`.
+    the request's prompt needed no encoding, the rest took `prefill_seconds`. `scores` are the log
+    probabilities of the request's `sequences`, for one that only reads.
     """
 
     number: int
@@ -26,6 +27,7 @@ class CanvasResult:
     rerolled: int = 0
     prefill_seconds: float = 0.0
     cached_tokens: int = 0
+    scores: tuple[float, ...] = ()
 
 
 Item = Draft | CanvasResult | BaseException

@@ -14,10 +14,11 @@ from torch import Tensor
 from dgemma_backend.config import ModelConfig
 from dgemma_backend.diffusion import CanvasDenoiser, DenoiseStep
 from dgemma_backend.diffusion.denoise import StepTensors
-from dgemma_backend.errors import GenerationError
+from dgemma_backend.errors import DgemmaError
 from dgemma_backend.events import Draft
 from dgemma_backend.model import DiffusionGemma
 from dgemma_backend.model.cache import KVCache
+from dgemma_backend.model.canvas_logits import CanvasLogits
 from dgemma_backend.model.diffusion_gemma import Context
 from dgemma_backend.runtime.captured_step import CapturedSteps, split_pass
 from dgemma_backend.runtime.job import Job
@@ -118,8 +119,8 @@ class TorchPasses:
                 job.denoiser = self._new_denoiser(job)
                 job.context = None
         for group in filter(None, self._groups(jobs)):
-            for job, taken in zip(group, self._step(group), strict=True):
-                self._advance(job, taken)
+            for job, (taken, logits) in zip(group, self._step(group), strict=True):
+                self._advance(job, taken, logits)
 
     def _groups(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """What goes through the network together."""
@@ -128,7 +129,8 @@ class TorchPasses:
         alone = [job for job in jobs if job.request.settings.isolate]
         return [[job for job in jobs if job not in alone], *([job] for job in alone)]
 
-    def _step(self, jobs: list[Job]) -> list[StepTensors]:
+    def _step(self, jobs: list[Job]) -> list[tuple[StepTensors, CanvasLogits]]:
+        """What the next step makes of each canvas, and its logits, good until the next step."""
         denoisers = [job.denoiser for job in jobs if job.denoiser is not None]
         context = self._context(jobs)
         captured = self._captured and self._captured.step(denoisers, context)
@@ -139,7 +141,9 @@ class TorchPasses:
         draws = Draws(*map(torch.cat, zip(*(each.draws() for each in denoisers), strict=True)))
         wanted = not all(each.last_step for each in denoisers)
         found = split_pass(logits.vocabulary_pass(draws, guess=wanted), canvas.shape[1])
-        return [each.take(found[row], logits[row]) for row, each in enumerate(denoisers)]
+        rows = [logits[row] for row in range(len(denoisers))]
+        taken = [each.take(found[row], rows[row]) for row, each in enumerate(denoisers)]
+        return list(zip(taken, rows, strict=True))
 
     def _context(self, jobs: list[Job]) -> Context:
         """Made once for as long as the same canvases stay together."""
@@ -151,24 +155,40 @@ class TorchPasses:
         context: Context = jobs[0].context[1]
         return context
 
-    def _advance(self, job: Job, taken: StepTensors) -> None:
+    def _advance(self, job: Job, taken: StepTensors, logits: CanvasLogits) -> None:
         denoiser = job.denoiser
         if denoiser is None:
             return
         try:
             step = denoiser.advance(taken)
-        except GenerationError as error:  # this row's alone: the others go on
+            self._on_step(step)
+            if job.drafts:
+                job.outbox.put(self._draft_of(step))
+            if job.request.sequences:
+                job.settle([], True, sequence_scores(logits, job.request.sequences))
+            elif denoiser.done:
+                self._commit(job, denoiser, logits)
+        except DgemmaError as error:  # this row's alone: the others go on
             job.end(error)
-            return
-        self._on_step(step)
-        if job.drafts:
-            job.outbox.put(self._draft_of(step))
-        if denoiser.done:
-            ids = denoiser.argmax.tolist()
-            if self._again(job, ids):
-                job.reroll()
-            else:
-                job.settle(ids, denoiser.stopped)
+
+    def _commit(self, job: Job, denoiser: CanvasDenoiser, logits: CanvasLogits) -> None:
+        ids = denoiser.committed(logits)
+        if self._again(job, ids):
+            job.reroll()
+        else:
+            job.settle(ids, denoiser.stopped)
+
+
+def sequence_scores(logits: CanvasLogits, sequences: Sequence[Sequence[int]]) -> tuple[float, ...]:
+    """Log probability of each sequence of ids at the canvas' first positions, taken one by one.
+
+    Under softmax of the logits themselves, whatever the schedule's temperature.
+    """
+    first = logits[: max(map(len, sequences))]
+    log_shares = first.dense().log_softmax(dim=-1)
+    return tuple(
+        float(log_shares[torch.arange(len(each)), torch.tensor(each)].sum()) for each in sequences
+    )
 
 
 def _piece(job: Job) -> int:

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event as Flag
 from typing import Any
 
@@ -38,13 +38,24 @@ class Request:
     messages: Sequence[Message] = ()
     tool_choice: ToolChoice | None = None
     response_format: ResponseFormat | None = None
-    constraint: Any = None  # what makes the engine keep to the two above
+    template: tuple[Any, ...] = ()  # fixed texts and holes that the answer is made of
+    sequences: tuple[tuple[int, ...], ...] = ()  # token ids to be scored, not generated
+    constraint: Any = None  # what makes the engine keep to choice, format and template
+    attempt: int = 0  # how often the answer was written before, and failed its check
     cancelled: Flag = field(default_factory=Flag)
     clock: Callable[[], float] = time.perf_counter
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.started = self.clock()
+
+    def again(self, attempt: int) -> "Request":
+        """The same request, from other noise after its first attempt; the clock runs on."""
+        if attempt == 0:
+            return self
+        another = replace(self, attempt=attempt)
+        another.started = self.started
+        return another
 
     def check(self) -> None:
         """Raise `CancelledError` or `DeadlineExceededError` if the request should end now."""

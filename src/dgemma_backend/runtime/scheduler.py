@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from traceback import clear_frames
 from typing import Protocol
 
 from dgemma_backend.errors import ContextLengthError, GenerationError, QueueFullError
@@ -150,24 +151,23 @@ class Scheduler:
         jobs = [job for job in self.active if wants(job)]
         if not jobs:
             return False
-        try:
-            run(jobs)
-        except Exception as error:  # noqa: BLE001 - whatever it is, its readers are told
-            if len(jobs) == 1 and not _out_of_memory(error):
-                jobs[0].end(error)
-                return True
-            self._passes.free()
-            for job in filter(wants, jobs):
-                self._run_alone(run, job)
+        failure = _failure_of(run, jobs)
+        if failure is None:
+            return True
+        if len(jobs) == 1 and not _out_of_memory(failure):
+            jobs[0].end(failure)
+            return True
+        self._passes.free()
+        for job in filter(wants, jobs):
+            self._run_alone(run, job)
         return True
 
     def _run_alone(self, run: Callable[[Sequence[Job]], None], job: Job) -> None:
         if job.to_encode:
             job.start_over()  # what failed may have left half a piece in its cache
-        try:
-            run([job])
-        except Exception as error:  # noqa: BLE001 - as above
-            job.end(_told(error))
+        failure = _failure_of(run, [job])
+        if failure is not None:
+            job.end(_told(failure))
 
 
 def _encodes(job: Job) -> bool:
@@ -176,6 +176,18 @@ def _encodes(job: Job) -> bool:
 
 def _denoises(job: Job) -> bool:
     return not job.ended and job.ready and not job.to_encode
+
+
+def _failure_of(run: Callable[[Sequence[Job]], None], jobs: Sequence[Job]) -> Exception | None:
+    """What a pass raised. Its readers are told, and while they keep it, it keeps no memory:
+    neither what the pass had in hand nor, by a frame that still runs, the model."""
+    try:
+        run(jobs)
+    except Exception as error:  # noqa: BLE001 - whatever it is, its readers are told
+        inner = error.__traceback__.tb_next if error.__traceback__ else None
+        clear_frames(inner)
+        return error.with_traceback(inner)
+    return None
 
 
 def _out_of_memory(error: BaseException) -> bool:

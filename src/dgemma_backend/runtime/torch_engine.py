@@ -2,19 +2,22 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dgemma_backend.chat.protocol import Gemma4Protocol
 from dgemma_backend.chat.template_file import template_warning
 from dgemma_backend.chat.tokens import ChatTokenizer
 from dgemma_backend.config import DecodingDefaults, ModelConfig
 from dgemma_backend.diffusion import CanvasDenoiser, CanvasNoise, DecodingSettings, DenoiseStep
-from dgemma_backend.errors import CheckpointError, SettingError
+from dgemma_backend.errors import CheckpointError
 from dgemma_backend.events import Draft
 from dgemma_backend.model import DiffusionGemma
 from dgemma_backend.plugins import Plugins
+from dgemma_backend.runtime.answering import Check
 from dgemma_backend.runtime.devices import (
     choose_device,
     choose_dtype,
@@ -22,6 +25,7 @@ from dgemma_backend.runtime.devices import (
     settled_limits,
 )
 from dgemma_backend.runtime.engine import Engine, EngineInfo
+from dgemma_backend.runtime.guidance import Form, Guidance, schema_faults
 from dgemma_backend.runtime.job import Job
 from dgemma_backend.runtime.job_feed import JobFeed
 from dgemma_backend.runtime.passes import TorchPasses
@@ -36,6 +40,7 @@ from dgemma_backend.weights.sources import resolve
 from dgemma_kernels import Kernels
 
 REROLL = 1 << 31
+ATTEMPT = 1 << 28
 """What is added to a canvas' number to denoise it again from other noise."""
 
 
@@ -67,17 +72,10 @@ class TorchEngine(Engine):
         folder = resolve(model)
         config = ModelConfig.from_folder(folder)
         defaults = DecodingDefaults.from_folder(folder)
-        tokenizer = ChatTokenizer.from_file(folder / "tokenizer.json")
-        if tokenizer.vocab_size > config.vocab_size:
-            raise CheckpointError(
-                f"{folder}/tokenizer.json has {tokenizer.vocab_size} tokens, config.json allows "
-                f"{config.vocab_size}. The two files belong to different checkpoints."
-            )
-        if warning := template_warning(folder):
-            warnings.warn(warning, RuntimeWarning, stacklevel=2)
+        chat: Gemma4Protocol = plugins.chat_protocol(protocol)(tokenizer_of(folder, config))
         self._model = load_model(config, table, folder, precision, place, format)
         held = list(stored_matrices(self._model))
-        self._config = config
+        self._guidance = Guidance(chat, config.vocab_size, place)
         info = EngineInfo(
             engine="torch",
             model=str(model),
@@ -103,22 +101,29 @@ class TorchEngine(Engine):
             prefix_bytes=limits.prefix_bytes or 0,
         )
         self._worker = Worker(Scheduler(passes, limits), repr(str(model)))
-        super().__init__(info, plugins.chat_protocol(protocol)(tokenizer), defaults, plugins)
+        super().__init__(info, chat, defaults, plugins)
 
     def _shut(self) -> None:
         self._worker.close()
         self.__dict__.pop("_model", None)
 
-    def _constraint(self, request: Request) -> None:
-        choice = request.tool_choice
-        if request.response_format is not None or (choice and choice.mode in ("required", "named")):
-            raise SettingError(
-                "neither a response format nor a required call can be guaranteed by this engine "
-                "version. Use tool choice 'auto' and say in the prompt what is wanted."
-            )
+    def _constraint(self, request: Request) -> Form | None:
+        in_thought = self._new_parser(request).in_thought
+        form = self._guidance.form_of(request, in_thought=in_thought)
+        if form is not None:
+            form.answer(request.max_tokens)  # refused here where it cannot be closed in time
+        return form
+
+    def _check(self, request: Request) -> Check | None:
+        form, format = request.constraint, request.response_format
+        if form is None or format is None or not form.constraint.left_out:
+            return None
+        return partial(schema_faults, format.value)
 
     def _begin(self, request: Request, drafts: bool) -> JobFeed:
-        return JobFeed(self._worker, Job(request, drafts=drafts))
+        form = request.constraint
+        answer = None if form is None else form.answer(request.max_tokens)
+        return JobFeed(self._worker, Job(request, drafts=drafts, constraint=answer))
 
     def _says_nothing(self, job: Job, ids: list[int]) -> bool:
         """Whether a settled canvas should be denoised again: once, for an answer of no words."""
@@ -126,21 +131,26 @@ class TorchEngine(Engine):
         return first and self._protocol.closes_at_once(ids)
 
     def _new_denoiser(self, job: Job) -> CanvasDenoiser:
-        settings = decoding_settings(job.request.settings, self._defaults)
+        request = job.request
+        settings = decoding_settings(request.settings, self._defaults)
+        guide = None if job.constraint is None else request.constraint.guide(job.constraint)
         noise = CanvasNoise(
-            job.request.seed,
-            job.number + REROLL * job.rerolled,
+            request.seed,
+            job.number + REROLL * job.rerolled + ATTEMPT * request.attempt,
             settings.max_denoising_steps,
             self.info.canvas_length,
             self.info.vocabulary,
             self._model.device,
         )
+        if guide is not None and guide.steers:
+            noise.pin(guide.pinned(self.info.canvas_length))
         return CanvasDenoiser(
             settings,
-            self._plugins.sampler(job.request.settings.sampler)(settings),
-            self._plugins.stop_rule(job.request.settings.stop_rule)(settings),
+            self._plugins.sampler(request.settings.sampler)(settings),
+            self._plugins.stop_rule(request.settings.stop_rule)(settings),
             noise,
             job.number,
+            guide,
         )
 
     def _observe(self, step: DenoiseStep) -> None:
@@ -159,6 +169,19 @@ class TorchEngine(Engine):
             accepted=int(step.accepted.sum()),
             mean_entropy=float(step.entropy.mean()),
         )
+
+
+def tokenizer_of(folder: Path, config: ModelConfig) -> ChatTokenizer:
+    """The folder's tokenizer. Raises `CheckpointError` if it is another model's."""
+    tokenizer = ChatTokenizer.from_file(folder / "tokenizer.json")
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{folder}/tokenizer.json has {tokenizer.vocab_size} tokens, config.json allows "
+            f"{config.vocab_size}. The two files belong to different checkpoints."
+        )
+    if warning := template_warning(folder):
+        warnings.warn(warning, RuntimeWarning, stacklevel=2)
+    return tokenizer
 
 
 def load_model(

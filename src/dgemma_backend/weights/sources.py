@@ -20,7 +20,7 @@ from dgemma_backend.errors import CheckpointError, MissingDependencyError, Model
 from dgemma_backend.weights import hub
 from dgemma_backend.weights.hub import Pulled
 
-__all__ = ["TINY", "Pulled", "context_length", "pull", "resolve", "resolve_config"]
+__all__ = ["TINY", "Pulled", "at_hand", "context_length", "pull", "resolve", "resolve_config"]
 
 TINY = "tiny"
 PUBLISHED = "google/diffusiongemma-26B-A4B-it"
@@ -91,16 +91,25 @@ def context_length(model: str | Path) -> int | None:
 
     Reads config.json alone and asks no network. Raises as `resolve` does.
     """
-    folder = _local_folder(model)
+    folder = at_hand(model)
     if folder is None:
-        try:
-            pulled = hub.find_in_cache(_hub_id(model, None), None)
-        except MissingDependencyError:
-            return None
-        if pulled is None:
-            return None
-        folder = pulled.folder
+        return None
     return ModelConfig.from_folder(folder).max_position_embeddings
+
+
+def at_hand(model: str | Path) -> Path | None:
+    """The folder of `model`, None for a hub id whose files are not on this machine.
+
+    Asks no network. Raises as `resolve` does.
+    """
+    folder = _local_folder(model)
+    if folder is not None:
+        return folder
+    try:
+        pulled = hub.find_in_cache(_hub_id(model, None), None)
+    except MissingDependencyError:
+        return None
+    return None if pulled is None else pulled.folder
 
 
 def pull(

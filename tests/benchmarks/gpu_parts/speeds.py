@@ -121,7 +121,7 @@ def _denoised(
         taken = graphs.step([denoiser], context)
         if taken is None:
             raise RuntimeError("the step could not be recorded as a graph")
-        denoiser.advance(taken[0])
+        denoiser.advance(taken[0][0])
     return denoiser.argmax
 
 

@@ -150,7 +150,7 @@ def _check_graph(bench: Bench, model: DiffusionGemma, form: str) -> None:
         for graph in (True, False):
             step = new_step(bench, model, context, 1, graph=graph)
             for _ in range(2):
-                (last,) = step.replay()
+                ((last, _),) = step.replay()
             found.append((last.canvas, last.entropy, last.finite.all()))
     except RuntimeError as error:
         bench.journal.add("check", **row, passed=False, fault=str(error)[:300])
