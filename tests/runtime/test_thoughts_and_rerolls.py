@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from dgemma_backend import Engine, Message, ScriptedEngine, UnsafeRawPrompt
 from dgemma_backend.errors import PromptError, SettingError
@@ -129,3 +130,39 @@ def test_what_is_no_conversation_is_refused_with_its_value(tiny: Engine, wrong: 
     with pytest.raises(PromptError, match="a list of Message objects, got"):
         tiny.generate(wrong)
     assert tiny.generate([Message.user("Who are you?")], settings={"max_tokens": 2}).usage.canvases
+
+
+@pytest.mark.parametrize("steering", [None, "joint"])
+def test_ids_that_no_answer_may_hold_are_neither_accepted_nor_committed(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, steering: str | None
+) -> None:
+    """Bars the very ids that the model writes."""
+    settings: dict[str, Any] = {"seed": 1, "max_tokens": 32}
+    if steering is not None:
+        settings = {**settings, "steering": steering}
+    wanted = tiny._protocol.tokenizer.encode_text(
+        tiny.generate("Who are you?", settings=settings).text
+    )
+    accepted: list[int] = []
+
+    def on_step(step: Any) -> None:
+        accepted.extend(step.proposal[step.accepted].tolist())
+
+    monkeypatch.setattr(tiny._plugins, "on_step", on_step)
+    barred = tiny._barred.clone()
+    barred[torch.tensor(wanted)] = True
+    monkeypatch.setattr(tiny, "_barred", barred)
+    events = list(tiny.stream("Who are you?", settings=settings))
+    committed = [
+        token for each in events if isinstance(each, CanvasCommitted) for token in each.token_ids
+    ]
+    assert committed
+    assert accepted
+    assert not set(wanted) & {*committed, *accepted}
+
+
+def test_reserved_ids_and_soft_tokens_are_barred(tiny: Any) -> None:
+    control = tiny._protocol.tokenizer.control_ids
+    barred = set(tiny._barred.nonzero().flatten().tolist())
+    assert {control["<bos>"], control["<unk>"], control["<|image|>"]} <= barred
+    assert not {control["<turn|>"], control["<pad>"], control["<|tool_call>"]} & barred

@@ -127,13 +127,17 @@ def settle(
     proposal: Tensor,
     renoise: Tensor,
     sampler: Sampler,
+    barred: Tensor | None = None,
     acceptance: Tensor | None = None,
 ) -> StepTensors:
     """Acceptance and renoise of one canvas after its vocabulary pass; waits for nothing.
 
-    The sampler goes by `acceptance (L,)` in nats, by default the entropies found.
+    The sampler goes by `acceptance (L,)` in nats, by default the entropies found. A proposal that
+    is `barred (V,)` is not accepted, whatever the sampler says.
     """
     accepted = sampler.accept(found.entropy if acceptance is None else acceptance)
+    if barred is not None:
+        accepted = accepted & ~barred[proposal]
     return StepTensors(
         argmax=found.argmax,
         proposal=proposal,
@@ -160,7 +164,10 @@ class CanvasDenoiser:
         noise: CanvasNoise,
         number: int = 0,
         guide: Guide | None = None,
+        barred: Tensor | None = None,
     ) -> None:
+        """`barred (V,)`, bool: ids that are never accepted nor committed."""
+        self.barred = barred
         self.guide = guide
         self.settings = settings
         self.sampler = sampler
@@ -205,11 +212,12 @@ class CanvasDenoiser:
         if self.guide is not None and self.guide.steers:
             guided = self.guide.step(logits, found, self.draws(), noise.inner)
             found = found._replace(argmax=guided.draft, entropy=guided.doubt)
-            return settle(found, guided.proposal, noise.renoise, self.sampler, guided.entropy)
+            settled = guided.proposal, noise.renoise, self.sampler, self.barred, guided.entropy
+            return settle(found, *settled)
         if settings.restricted:
             dense = logits.dense()
             proposal = restricted_sample(dense, self.draws(), settings.top_k, settings.top_p)
-        return settle(found, proposal, noise.renoise, self.sampler)
+        return settle(found, proposal, noise.renoise, self.sampler, self.barred)
 
     def advance(self, taken: StepTensors) -> DenoiseStep:
         """Go one step further.
@@ -242,8 +250,12 @@ class CanvasDenoiser:
         """The ids of the settled canvas; `logits` are those of its last step."""
         if self.guide is not None:
             return self.guide.commit(logits)
-        ids: list[int] = self.argmax.tolist()
-        return ids
+        ids = self.argmax
+        if self.barred is not None and bool((wrong := self.barred[ids]).any()):
+            usable = logits[wrong].dense().masked_fill_(self.barred, -torch.inf)
+            ids = ids.masked_scatter(wrong, usable.argmax(dim=-1))
+        found: list[int] = ids.tolist()
+        return found
 
 
 def denoise_canvas(logits_of: LogitsOf, denoiser: CanvasDenoiser) -> Iterator[DenoiseStep]:

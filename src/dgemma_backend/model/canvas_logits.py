@@ -17,7 +17,7 @@ class CanvasLogits:
         self.hidden = hidden  # (..., hidden), after the final norm
         self._embedding = embedding
 
-    def __getitem__(self, row: int | slice) -> "CanvasLogits":
+    def __getitem__(self, row: int | slice | Tensor) -> "CanvasLogits":
         return CanvasLogits(self.hidden[row], self._embedding)
 
     def dense(self) -> Tensor:

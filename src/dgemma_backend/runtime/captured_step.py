@@ -40,7 +40,7 @@ class CapturedStep:
         """`steps` is the most that a canvas may take; `denoisers` and `context` are copied from."""
         self._model = model
         self._context = context.copy()
-        self._sampler = denoisers[0].sampler
+        self._sampler, self._barred = denoisers[0].sampler, denoisers[0].barred
         count, length = len(denoisers), denoisers[0].canvas.shape[0]
         self._shape = count, length
         hidden, place = model.config.hidden_size, model.device
@@ -109,7 +109,7 @@ class CapturedStep:
         logits = self._logits = self._model.denoise(self._canvas, self._guess, self._context)
         found = logits.vocabulary_pass(draws, guess=True)
         self._taken = [
-            settle(part, part.sample, renoise[row], self._sampler)
+            settle(part, part.sample, renoise[row], self._sampler, self._barred)
             for row, part in enumerate(split_pass(found, length))
         ]
         for row, taken in enumerate(self._taken):
@@ -169,14 +169,16 @@ class CapturedSteps:
 def _key(denoisers: Sequence[CanvasDenoiser], context: Context) -> Hashable | None:
     samplers = {getattr(each.sampler, "capture_key", None) for each in denoisers}
     lengths = {each.canvas.shape[0] for each in denoisers}
+    barred = {id(each.barred) for each in denoisers}  # one table for a model's whole life
     restricted = any(
         each.settings.restricted or (each.guide is not None and each.guide.steers)
         for each in denoisers
     )
-    if len(samplers) > 1 or len(lengths) > 1 or None in samplers or restricted:
+    mixed = len(samplers) > 1 or len(lengths) > 1 or len(barred) > 1
+    if mixed or None in samplers or restricted:
         return None
     prefix = _bucket(context.longest_prefix, _SMALLEST_PREFIX)
-    return len(denoisers), *lengths, *samplers, _step_bucket(denoisers), prefix
+    return len(denoisers), *lengths, *samplers, *barred, _step_bucket(denoisers), prefix
 
 
 def _step_bucket(denoisers: Sequence[CanvasDenoiser]) -> int:

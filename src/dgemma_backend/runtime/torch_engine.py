@@ -76,6 +76,9 @@ class TorchEngine(Engine):
         self._model = load_model(config, table, folder, precision, place, format)
         held = list(stored_matrices(self._model))
         self._guidance = Guidance(chat, config.vocab_size, place)
+        self._barred = torch.zeros(config.vocab_size, dtype=torch.bool, device=place)
+        self._barred[torch.tensor(chat.unusable_ids(), device=place)] = True
+        self._barred[chat.tokenizer.vocab_size :] = True  # rows that no token has
         info = EngineInfo(
             engine="torch",
             model=str(model),
@@ -151,6 +154,7 @@ class TorchEngine(Engine):
             noise,
             job.number,
             guide,
+            self._barred,
         )
 
     def _observe(self, step: DenoiseStep) -> None:
