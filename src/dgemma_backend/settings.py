@@ -48,6 +48,8 @@ class GenerationSettings:
         cache_salt: Encoded prefixes are shared only between requests with the same salt.
         steering: How a response format or a forced call acts while a canvas is denoised: "off"
             (only when it is committed), "joint" or "constrained".
+        draft: Text that the first canvas starts from, in place of noise; the model may change any
+            of it.
         sampler: Name of a registered sampler.
         stop_rule: Name of a registered stop rule.
     """
@@ -70,6 +72,7 @@ class GenerationSettings:
     isolate: bool = False
     cache_salt: str | None = None
     steering: Steering = "joint"
+    draft: str | None = None
     sampler: str = "entropy_bound"
     stop_rule: str = "stable_and_confident"
 
@@ -97,8 +100,9 @@ class GenerationSettings:
             raise SettingError(
                 f"steering={self.steering!r} must be one of {', '.join(get_args(Steering))}"
             )
-        if self.cache_salt is not None and not isinstance(self.cache_salt, str):
-            raise SettingError(f"cache_salt={self.cache_salt!r} must be a string")
+        for name in ("cache_salt", "draft"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise SettingError(f"{name}={value!r} must be a string")
         for name in ("sampler", "stop_rule"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:

@@ -166,3 +166,23 @@ def test_reserved_ids_and_soft_tokens_are_barred(tiny: Any) -> None:
     barred = set(tiny._barred.nonzero().flatten().tolist())
     assert {control["<bos>"], control["<unk>"], control["<|image|>"]} <= barred
     assert not {control["<turn|>"], control["<pad>"], control["<|tool_call>"]} & barred
+
+
+def test_a_draft_is_what_the_first_canvas_starts_from(tiny: Any) -> None:
+    shown: list[str] = []
+    plain = tiny.generate("Who are you?", settings={"seed": 5, "max_tokens": 32})
+    settings = {"seed": 5, "max_tokens": 32, "draft": plain.text}
+
+    def on_step(step: Any) -> None:
+        shown.append(tiny._protocol.tokenizer.decode(step.tokens.tolist()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny._plugins, "on_step", on_step)
+        again = tiny.generate("Who are you?", settings=settings)
+    assert shown[0].startswith(plain.text)
+    assert again.text == plain.text
+    assert again.usage.denoising_steps <= plain.usage.denoising_steps
+    long = tiny.generate("Who are you?", settings={**settings, "draft": "green " * 200})
+    assert long.usage.completion_tokens <= 32
+    with pytest.raises(SettingError, match="draft=5 must be a string"):
+        tiny.generate("Who are you?", settings={"draft": 5})

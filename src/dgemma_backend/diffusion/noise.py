@@ -66,6 +66,12 @@ class CanvasNoise:
         self._ids = words[1] * vocabulary >> 32
         self.first = self._ids[0]
 
+    def start_from(self, draft: Tensor) -> None:
+        """Begin with `draft`, ids of at most the canvas' length, and noise behind it."""
+        first = torch.cat((draft.to(self.first), self.first[draft.numel() :]))
+        self._ids = torch.cat((first.unsqueeze(0), self._ids[1:]))
+        self.first = self._ids[0]
+
     def pin(self, pinned: Tensor) -> None:
         """Where `pinned (L,)` is not negative, every canvas holds that id from the beginning."""
         self._ids = torch.where(pinned >= 0, pinned, self._ids)

@@ -70,10 +70,18 @@ class Job:
         del self.to_encode[:count]
 
     def start_over(self) -> None:
-        """Forget the cache and encode everything anew: a pass failed halfway through it."""
-        self.cache = self.context = None
-        self.cached_tokens = 0
-        self.to_encode = self.token_ids
+        """Forget what a failed pass may have left half done.
+
+        That is the cache while there is something to encode, else the canvas, which comes out
+        the same from the same noise.
+        """
+        self.context = None
+        if self.to_encode:
+            self.cache = None
+            self.cached_tokens = 0
+            self.to_encode = self.token_ids
+        else:
+            self.denoiser = None
 
     def reroll(self) -> None:
         """Throw the settled canvas away; the next one starts from other noise."""

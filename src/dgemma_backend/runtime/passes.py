@@ -169,7 +169,7 @@ class TorchPasses:
             elif denoiser.done:
                 self._commit(job, denoiser, logits)
         except DgemmaError as error:  # this row's alone: the others go on
-            job.end(error)
+            job.end(error.with_traceback(None))  # whose frames would keep the logits
 
     def _commit(self, job: Job, denoiser: CanvasDenoiser, logits: CanvasLogits) -> None:
         ids = denoiser.committed(logits)

@@ -53,7 +53,7 @@ class Request:
         """The same request, from other noise after its first attempt; the clock runs on."""
         if attempt == 0:
             return self
-        another = replace(self, attempt=attempt)
+        another = replace(self, attempt=attempt, cancelled=Flag())
         another.started = self.started
         return another
 

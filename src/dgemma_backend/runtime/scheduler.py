@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from traceback import clear_frames
+from traceback import format_tb
 from typing import Protocol
 
 from dgemma_backend.errors import ContextLengthError, GenerationError, QueueFullError
@@ -163,8 +163,7 @@ class Scheduler:
         return True
 
     def _run_alone(self, run: Callable[[Sequence[Job]], None], job: Job) -> None:
-        if job.to_encode:
-            job.start_over()  # what failed may have left half a piece in its cache
+        job.start_over()
         failure = _failure_of(run, [job])
         if failure is not None:
             job.end(_told(failure))
@@ -179,14 +178,14 @@ def _denoises(job: Job) -> bool:
 
 
 def _failure_of(run: Callable[[Sequence[Job]], None], jobs: Sequence[Job]) -> Exception | None:
-    """What a pass raised. Its readers are told, and while they keep it, it keeps no memory:
-    neither what the pass had in hand nor, by a frame that still runs, the model."""
+    """What a pass raised, to be told to its readers. Where it was raised stands in a note: the
+    frames of a traceback would keep the model, and all the pass had in hand, for as long."""
     try:
         run(jobs)
     except Exception as error:  # noqa: BLE001 - whatever it is, its readers are told
-        inner = error.__traceback__.tb_next if error.__traceback__ else None
-        clear_frames(inner)
-        return error.with_traceback(inner)
+        if not _out_of_memory(error):
+            error.add_note("On the engine's thread:\n" + "".join(format_tb(error.__traceback__)))
+        return error.with_traceback(None)
     return None
 
 

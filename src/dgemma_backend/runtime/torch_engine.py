@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dgemma_backend.chat.protocol import Gemma4Protocol
 from dgemma_backend.chat.template_file import template_warning
@@ -145,6 +146,8 @@ class TorchEngine(Engine):
             self.info.vocabulary,
             self._model.device,
         )
+        if job.number == 0 and not job.rerolled and request.settings.draft is not None:
+            noise.start_from(self._draft_ids(request.settings.draft))
         if guide is not None and guide.steers:
             noise.pin(guide.pinned(self.info.canvas_length))
         return CanvasDenoiser(
@@ -156,6 +159,12 @@ class TorchEngine(Engine):
             guide,
             self._barred,
         )
+
+    def _draft_ids(self, draft: str) -> Tensor:
+        """A draft as the whole answer it may be: its text, the turn's end, and padding."""
+        ids = [*self._protocol.tokenizer.encode_text(draft), self._protocol.end_of_turn_id]
+        ids += [self._protocol.pad_id] * (self.info.canvas_length - len(ids))
+        return torch.tensor(ids[: self.info.canvas_length])
 
     def _observe(self, step: DenoiseStep) -> None:
         self._plugins.on_step(step)
