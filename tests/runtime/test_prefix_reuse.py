@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgemma_backend import Engine, Message, open_engine
+from dgemma_backend import Engine, Message, Tool, ToolChoice, open_engine
 from dgemma_backend.runtime.prefix_store import PrefixStore
 from dgemma_backend.runtime.scheduler import Limits
 
@@ -157,3 +157,23 @@ def test_a_longer_prefix_takes_the_place_of_one_it_can_serve() -> None:
     branch = [0, 1, 9]
     store.keep(None, branch, Numbers(branch))
     assert len(store) == 2
+
+
+def test_a_tool_loop_encodes_its_history_once(fresh: Engine) -> None:
+    """Six turns of call and result: what the model wrote comes back as the ids it wrote."""
+    tools = [Tool("look_up", "Looks a word up.", {"type": "object", "properties": {}})]
+    history, prompts, cached = [Message.user("Look it up until you know.")], [], []
+    for turn in range(6):
+        reply = fresh.generate(
+            history,
+            tools=tools,
+            tool_choice=ToolChoice("required", parallel=False),
+            settings={"seed": turn, "max_tokens": 32},
+        )
+        prompts.append(reply.usage.prompt_tokens)
+        cached.append(reply.usage.cached_tokens)
+        call = reply.tool_calls[0]
+        result = Message.tool(f"nothing yet, {turn}", tool_call_id=call.id, name=call.name)
+        history += [reply.message, result]
+    assert all(now >= before for before, now in zip(prompts, cached[1:], strict=False))
+    assert sum(cached[1:]) / sum(prompts[1:]) > 0.7
