@@ -15,7 +15,8 @@ from dgemma_kernels.vocab import Draws, softcap_reference
 TILE = 1024
 """Tokens of one class that a kernel looks at together."""
 
-_CHUNK_ELEMENTS = 1 << 19  # a chunk of rows and its temporaries stay in the processor's cache
+_MAXIMA_ELEMENTS = 1 << 22  # rows share the calls made for each class
+_STATISTICS_ELEMENTS = 1 << 20  # a chunk of rows and its temporaries stay in the processor's cache
 _PRODUCT_ELEMENTS = 1 << 23  # of logits that are written out at a time
 _COLUMNS = 4096
 
@@ -79,9 +80,7 @@ def class_order(classes: Tensor, count: int) -> ClassOrder:
     held[place] = token.int()
     bounds = first.tolist()
     several = tuple(
-        (name, begin, end)
-        for name, (begin, end) in enumerate(pairwise(bounds))
-        if end - begin > 1
+        (name, begin, end) for name, (begin, end) in enumerate(pairwise(bounds)) if end - begin > 1
     )
     return ClassOrder(
         token, of, first, several, held.view(-1, TILE), first_tile.int(), int(tiles.max())
@@ -93,7 +92,7 @@ def class_maxima_reference(logits: Tensor, order: ClassOrder) -> ClassMaxima:
 
     Ties go to the lowest id. Rows go in chunks, each once more in memory.
     """
-    step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
+    step = max(1, _MAXIMA_ELEMENTS // logits.shape[1])
     parts = [
         _maxima(logits[i : i + step].index_select(1, order.token), order)
         for i in range(0, len(logits), step)
@@ -118,7 +117,7 @@ def class_statistics_reference(logits: Tensor, order: ClassOrder, draws: Draws) 
     A class' sample inverts the cumulative distribution of its own tokens, in id order, at the
     row's `uniform`, and never has weight zero. `finite` is whether these logits are.
     """
-    step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
+    step = max(1, _STATISTICS_ELEMENTS // logits.shape[1])
     parts = [
         _statistics(logits[i : i + step], order, Draws(*(x[i : i + step] for x in draws)))
         for i in range(0, len(logits), step)

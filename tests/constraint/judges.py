@@ -144,9 +144,9 @@ class Guidance:
         from llguidance import LLMatcher, LLTokenizer
 
         self.tokenizer = LLTokenizer("byte")
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema))
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(samples.for_llguidance(schema)))
         self.matcher = LLMatcher(self.tokenizer, grammar, log_level=0)
-        self.knows = not (self.matcher.is_error() or samples.wrong_in_llguidance(schema))
+        assert not self.matcher.is_error(), (schema, self.matcher.get_error())
 
     def accepts(self, text: str) -> bool:
         """Whether the whole text is of the schema."""
@@ -155,17 +155,13 @@ class Guidance:
         return bool(self.matcher.consume_tokens(tokens) and self.matcher.is_accepting())
 
 
-def judged(compiler: ConstraintCompiler, schema: Any, seed: int, count: int) -> tuple[int, int]:
-    """How many outputs jsonschema and llguidance have looked at; AssertionError on a complaint."""
+def judge(compiler: ConstraintCompiler, schema: Any, seed: int, count: int) -> None:
+    """Raise AssertionError unless jsonschema and llguidance accept `count` random outputs."""
     guidance = Guidance(schema)
-    looked = 0
     for text in outputs(compiler, schema, seed, count):
         problems = schema_errors(schema, json.loads(text))
         assert not problems, (schema, text, problems)
-        if guidance.knows:
-            assert guidance.accepts(text), (schema, text, guidance.matcher.get_error())
-            looked += 1
-    return count, looked
+        assert guidance.accepts(text), (schema, text, guidance.matcher.get_error())
 
 
 def main() -> None:
@@ -175,14 +171,12 @@ def main() -> None:
     chosen = parser.parse_args()
     schemas = [*samples.WRITTEN, *map(samples.generated, range(chosen.schemas))][: chosen.schemas]
     each = -(-chosen.outputs // len(schemas))
-    totals = [0, 0]
     for number, schema in enumerate(schemas):
-        compiler = tiny_compiler() if number % 2 else random_compiler(number)
-        for place, looked in enumerate(judged(compiler, schema, number, each)):
-            totals[place] += looked
+        judge(tiny_compiler() if number % 2 else random_compiler(number), schema, number, each)
+    changed = sum(samples.for_llguidance(schema) != schema for schema in schemas)
     sys.stdout.write(
-        f"{len(schemas)} schemas: {totals[0]} outputs accepted by jsonschema, "
-        f"{totals[1]} of them judged and accepted by llguidance\n"
+        f"{each * len(schemas)} outputs over {len(schemas)} schemas: all accepted by jsonschema "
+        f"and by llguidance, {changed} of the schemas weakened for llguidance\n"
     )
 
 

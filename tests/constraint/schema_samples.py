@@ -85,6 +85,10 @@ WRITTEN: list[Any] = [
     {"oneOf": [{"type": "integer"}, {"type": "string"}]},
     {"oneOf": [record(kind={"const": "cat"}, lives=INTEGER),
                record(kind={"const": "dog"}, tricks=STRING)]},
+    {"$defs": {"cat": record(only=["lives"], kind={"const": "cat"}, lives=INTEGER),
+               "dog": record(only=[], kind={"enum": ["dog", "wolf"]}, lives=INTEGER)},
+     "oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}],
+     "discriminator": {"propertyName": "kind"}},
     {"oneOf": [{"type": "integer", "maximum": 0}, {"type": "integer", "minimum": 1}]},
     {"allOf": [record(a=INTEGER), record(b=STRING)]},
     {"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 30}, {"minimum": 10}]},
@@ -122,19 +126,24 @@ WRITTEN: list[Any] = [
 ]  # fmt: skip
 
 
-def wrong_in_llguidance(schema: Any) -> bool:
-    """Whether llguidance 1.9 misjudges values of the schema.
+def for_llguidance(schema: Any) -> Any:
+    """The schema without what llguidance 1.9 does not know or gets wrong.
 
-    It refuses 2.7 under `exclusiveMaximum: 2.75` and takes 2.70: bounds with a fraction.
+    It refuses `uniqueItems`, `propertyNames` and most `oneOf`, which is weakened to `anyOf`. Bounds
+    of numbers go too: it refuses 2.7 where 2.70 is below a bound, and -0.690 below 357.
     """
-    if isinstance(schema, dict):
-        bounds = (schema.get(k) for k in (
-            "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
-        ))  # fmt: skip
-        if any(isinstance(bound, float) and bound % 1 for bound in bounds):
-            return True
-        return any(map(wrong_in_llguidance, schema.values()))
-    return isinstance(schema, list) and any(map(wrong_in_llguidance, schema))
+    if isinstance(schema, list):
+        return [for_llguidance(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    dropped = ["uniqueItems", "propertyNames"]
+    if schema.get("type") == "number":
+        dropped += ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]
+    return {
+        "anyOf" if key == "oneOf" else key: for_llguidance(value)
+        for key, value in schema.items()
+        if key not in dropped
+    }
 
 
 _WORDS = ("id", "name", "size", "kind", "note", "Total", "x", "when", "tags", "is_ok")
@@ -176,8 +185,9 @@ def _number(draw: random.Random) -> Schema:
         high = low + draw.randint(0, 2000)
     else:
         found = {"type": "number"}
-        low = draw.randint(-2000, 2000) / 8
-        high = low + draw.randint(1, 4000) / 16
+        unit = draw.choice([1, 1, 1, 1, 8])  # llguidance judges bounds without a fraction only
+        low = draw.randint(-2000, 2000) / unit
+        high = low + draw.randint(1, 4000) / unit
     if draw.random() < 0.6:
         found[draw.choice(["minimum", "exclusiveMinimum"])] = low
     if draw.random() < 0.6:

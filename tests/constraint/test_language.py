@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +21,7 @@ from dgemma_backend.constraint.expression import (
     Literal,
     Repeat,
     Sequence,
+    Span,
     characters,
     merged_spans,
     without_spans,
@@ -69,7 +70,7 @@ def patterns(letters: str) -> st.SearchStrategy[str]:
 @given(pattern=patterns("ab"))
 @settings(max_examples=150)
 def test_a_pattern_matches_what_python_fully_matches(pattern: str) -> None:
-    table = table_of(full_match(pattern, lambda spans: characters(*spans)))
+    table = table_of(full_match(pattern, _utf8))
     for text in TEXTS:
         assert takes(table, text.encode()) == bool(re.fullmatch(pattern, text)), text
 
@@ -82,9 +83,26 @@ def test_a_pattern_matches_what_python_fully_matches(pattern: str) -> None:
 @settings(max_examples=150)
 def test_a_searched_pattern_is_found_where_python_finds_it(pattern: str) -> None:
     around = characters((0, LAST_CHARACTER))
-    table = table_of(search(pattern, lambda spans: characters(*spans), around))
+    table = table_of(search(pattern, _utf8, around))
     for text in TEXTS:
         assert takes(table, text.encode()) == bool(re.search(pattern, text)), text
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["^", "$", "^$", "$^", "a$b", "(a$|b)a", "a(^|b)", "^a|b$", "($|a)b", "^(^a|b)", "(a|$)$",
+     "(^|$)a", "(a|^)($|b)", "^a*$", "b^|$a|ab"],
+)  # fmt: skip
+def test_the_edges_of_a_text_may_stand_anywhere(pattern: str) -> None:
+    anywhere = table_of(search(pattern, _utf8, characters((0, LAST_CHARACTER))))
+    wholly = table_of(full_match(pattern, _utf8))
+    for text in TEXTS:
+        assert takes(anywhere, text.encode()) == bool(re.search(pattern, text)), text
+        assert takes(wholly, text.encode()) == bool(re.fullmatch(pattern, text)), text
+
+
+def _utf8(spans: Iterable[Span]) -> Expression:
+    return characters(*spans)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +143,7 @@ def expressions() -> st.SearchStrategy[Expression]:
             several.map(Choice),
             several.map(Intersection),
             st.builds(Repeat, inner, st.integers(0, 1), st.sampled_from([1, 2, None])),
+            st.builds(Repeat, inner, st.integers(0, 2), st.sampled_from([2, 3, None]), inner),
             st.builds(Listing, parts, inner),
         )
 
@@ -149,11 +168,12 @@ def language(expression: Expression, size: int = 5) -> set[bytes]:
             return set().union(*(language(option, size) for option in options))
         case Intersection(parts):
             return set.intersection(*(language(part, size) for part in parts))
-        case Repeat(body, least, most):
+        case Repeat(body, least, most, separator):
             step, found, total = language(body, size), {b""}, set[bytes]()
-            for count in range((size + 2 if most is None else most) + 1):
+            for count in range((2 * size + 4 if most is None else most) + 1):
                 total |= found if count >= least else set()
-                found = joined(found, step)
+                between = language(separator, size) if count else {b""}
+                found = joined(joined(found, between), step)
             return total
         case Listing(parts, separator):
             found = set()

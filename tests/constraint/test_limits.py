@@ -45,7 +45,7 @@ WIDE = {"enum": [f"{n * 7919 % 100003:x}{n}" for n in range(1500)]}
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        (BIG, "bytes of JSON, more than the 65,536 allowed"),
+        (BIG, "more than 65,536 bytes of JSON"),
         (nested(40), "nested deeper than 32 levels at #/items/items"),
         (nested(5000), "nested too deeply"),
         (tangled(6), "took longer than|more than 20000 states"),
@@ -68,6 +68,20 @@ def test_what_passes_a_limit_is_refused_soon(
     with pytest.raises(ConstraintError, match=message):
         hasty.schema(schema)
     assert time.thread_time() - begun < 1
+
+
+def test_a_schema_that_is_larger_than_it_looks_is_refused(compiler: ConstraintCompiler) -> None:
+    schema: Any = {"type": "null"}
+    for _ in range(30):
+        schema = {"type": "object", "properties": {"a": schema, "b": schema}}
+    with pytest.raises(ConstraintError, match="bytes of JSON"):
+        compiler.schema(schema)
+
+
+def test_large_enums_are_compared_quickly(hasty: ConstraintCompiler) -> None:
+    left, right = list(range(9000)), list(range(8990, 18000))
+    constraint = hasty.schema({"allOf": [{"enum": left[4000:]}, {"enum": right[:4000]}]})
+    assert constraint.automaton.states < 20
 
 
 def test_a_schema_that_holds_itself_is_refused(compiler: ConstraintCompiler) -> None:

@@ -67,8 +67,8 @@ def test_a_template_takes_just_what_its_parts_take(parts: list[Any]) -> None:
 def test_fixed_text_comes_word_for_word_and_holes_keep_their_bounds(
     judges: Any, tiny: ConstraintCompiler
 ) -> None:
-    parts = ["Dear ", Hole(max_tokens=6), ",\nI am ", Hole(3, choices=("well", "ill")), ".\n",
-             Hole(8, regex=r"[A-Z][a-z]{1,12}"), "!"]  # fmt: skip
+    choices, name = Hole(3, choices=("well", "ill")), Hole(8, regex=r"[A-Z][a-z]{1,12}")
+    parts: list[Any] = ["Dear ", Hole(max_tokens=6), ",\nI am ", choices, ".\n", name, "!"]
     automaton = tiny.template(parts).automaton
     walker, draw = judges.Walker(automaton), random.Random(3)
     pattern = r"Dear (?s:.*),\nI am (well|ill)\.\n[A-Z][a-z]{1,12}!"

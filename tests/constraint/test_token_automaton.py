@@ -149,6 +149,15 @@ def test_states_that_no_token_reaches_are_gone() -> None:
         compiler.regex("x")
 
 
+def test_tokens_that_differ_only_where_nobody_comes_are_of_one_class() -> None:
+    pieces: list[bytes | None] = [b"a", b"c", *[None] * 2]
+    markers = Markers(2, 2, 2, 2, 2, (2,), (2,), (3,))
+    automaton = ConstraintCompiler(Vocabulary(pieces), markers).regex("[ac]|zzc").automaton
+    consistent(automaton)
+    assert automaton.class_of[0] == automaton.class_of[1]
+    assert automaton.classes == 4  # those two, the end, padding, and one for tokens in no set
+
+
 def test_walks_end_in_time(judges: Any, tiny: ConstraintCompiler) -> None:
     automaton = tiny.schema(True).automaton
     walker, draw = judges.Walker(automaton), random.Random(0)

@@ -138,6 +138,19 @@ def test_the_whole_operation_is_that_of_written_out_logits(rows: int) -> None:
     assert torch.equal(maxima.token, found.token)
 
 
+def test_rows_come_out_the_same_however_many_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, table = random_logits(7, 8), random_logits(700, 8, spread=1)
+    order, draws = class_order(random_classes(700, 5), 5), draws_of(7, proposal=0.5)
+    together = class_statistics(hidden, table, CAP, order, draws)
+    for name in ("_MAXIMA_ELEMENTS", "_STATISTICS_ELEMENTS", "_PRODUCT_ELEMENTS"):
+        monkeypatch.setattr(f"dgemma_kernels.class_statistics.{name}", 2 * 700)
+    apart = class_statistics(hidden, table, CAP, order, draws)
+    for one, two in zip(apart, together, strict=True):
+        assert torch.allclose(one, two, atol=1e-5)
+    maxima = class_maxima(hidden, table, CAP, order)
+    assert torch.equal(maxima.token, together.token)
+
+
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_row_that_is_not_finite_is_marked_and_no_other(poison: float) -> None:
     hidden, table = random_logits(5, 8), random_logits(700, 8)

@@ -22,11 +22,7 @@ _MISFIT = object()
 
 def coerced(arguments: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a call as its tool's `parameters` schema wants them."""
-    coercion = _Coercion(parameters)
-    as_written = {name: _guess(value) for name, value in arguments.items()}
-    if coercion.conforms(as_written, parameters):
-        return as_written
-    return coercion.members(arguments, parameters)
+    return _Coercion(parameters).members(arguments, parameters)
 
 
 class _Coercion:

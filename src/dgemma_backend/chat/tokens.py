@@ -81,7 +81,9 @@ class ChatTokenizer:
         """
         # A lone surrogate is no character; the tokenizer could not take it.
         clean = text.encode("utf-8", "replace").decode("utf-8")
-        ids: list[int] = self._plain.encode(clean, add_special_tokens=False).ids
+        # A batch of one: only batches let other threads, and event loops, go on meanwhile.
+        (encoded,) = self._plain.encode_batch_fast([clean], add_special_tokens=False)
+        ids: list[int] = encoded.ids
         for token_id in ids:
             if token_id in self._control_names:
                 raise ControlTokenError(

@@ -71,8 +71,8 @@ class ConstraintCompiler:
         self, schema: Any, *, thought: Thought = "never", on_unsupported: OnUnsupported = "error"
     ) -> Constraint:
         """JSON of a schema: a dict, a pydantic model, or a type that pydantic understands."""
-        data = json_schema_of(schema)
-        text = canonical_text(data, self.limits)
+        text = canonical_text(json_schema_of(schema), self.limits)
+        data = json.loads(text)  # plain data that nobody else can change
 
         def compile_(budget: Budget) -> Constraint:
             found = schema_expression(data, JsonNotation(), budget, on_unsupported)
@@ -125,24 +125,29 @@ class ConstraintCompiler:
         `auto`: words, calls, or words and then calls; with `schema`, JSON of it or calls. Without
         `parallel` there is one call at most.
         """
-        data = None if schema is None else json_schema_of(schema)
-        texts = [canonical_text(dict(tool.parameters), self.limits) for tool in tools]
-        texts.append("" if data is None else canonical_text(data, self.limits))
+        texts = [canonical_text(tool.parameters, self.limits) for tool in tools]
+        declared = [
+            Tool(tool.name, parameters=json.loads(text))
+            for tool, text in zip(tools, texts, strict=True)
+        ]
+        final_text = "" if schema is None else canonical_text(json_schema_of(schema), self.limits)
 
         def compile_(budget: Budget) -> Constraint:
             final: Expression | None = None
             left_out: tuple[str, ...] = ()
-            if data is not None:
-                found = schema_expression(data, JsonNotation(), budget, on_unsupported)
+            if final_text:
+                found = schema_expression(
+                    json.loads(final_text), JsonNotation(), budget, on_unsupported
+                )
                 final, left_out = found.expression, found.left_out
             answer = tool_answer(
-                tools, tool_choice, self.markers, budget, parallel=parallel, thought=thought,
+                declared, tool_choice, self.markers, budget, parallel=parallel, thought=thought,
                 final=final, on_unsupported=on_unsupported,
             )  # fmt: skip
             return self._finish(answer.expression, budget, left_out + answer.left_out)
 
         names = json.dumps([tool.name for tool in tools])
-        key = ("tools", names, *texts, tool_choice, parallel, thought, on_unsupported)
+        key = ("tools", names, *texts, final_text, tool_choice, parallel, thought, on_unsupported)
         return self._remembered(key, compile_)
 
     def template(self, parts: Sequence[Part]) -> Constraint:
@@ -172,6 +177,7 @@ class ConstraintCompiler:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
+        _ = self.vocabulary.levels  # built by the first, and not out of its time
         found = compile_(self.limits.start())  # not locked: others need not wait for it
         with self._lock:
             self._cache[key] = found

@@ -32,35 +32,35 @@ def best_path(tables: PathTables, state: int, maxima: Any, token: Ids, left: int
     length = len(rows)
     if length + left < 0:
         raise refusal(tables, state, length, left)
-    sets = tables.set_maxima(rows)
     values = np.empty((length + 1, tables.automaton.states))
     values[length] = tables.ends(left)
-    for begin, end, weights in tables.blocks(sets, left):
-        tables.sweep(values[begin : end + 1], weights, np.add, np.maximum)
+    weights = tables.set_maxima(rows).take(tables.label, axis=1)
+    for begin, end in tables.blocks(length, left):
+        tables.sweep(values[begin : end + 1], weights[begin:end], np.add, np.maximum)
         tables.confine(values, begin, left)
     if values[0, state] == -np.inf:
         raise refusal(tables, state, length, left)
-    return _walk(tables, state, sets, values, rows, token)
+    return _walk(tables, state, weights, rows, token)
 
 
-def _walk(
-    tables: PathTables, state: int, sets: Floats, values: Floats, rows: NDArray[Any], token: Ids
-) -> Ids:
-    """Along the edges whose sums are the best; where several are, to the lowest token."""
-    chosen = np.empty(len(rows), dtype=np.intp)
-    for place, (own, behind) in enumerate(zip(sets, values[1:], strict=True)):
-        labels, targets = tables.labels_of[state], tables.targets_of[state]
-        edge = 0
-        if len(labels) > 1:
-            sums: list[float] = (own.take(labels) + behind.take(targets)).tolist()
-            best = max(sums)
-            edge = sums.index(best)
-            if sums.count(best) > 1:
-                equal = [at for at, value in enumerate(sums) if value == best]
-                lowest = _lowest(tables, np.full(len(equal), place), labels[equal], rows, token)
-                edge = equal[int(lowest.argmin())]
-        chosen[place], state = labels[edge], targets[edge]
-    return _lowest(tables, np.arange(len(rows)), chosen, rows, token)
+def _walk(tables: PathTables, state: int, sums: Floats, rows: NDArray[Any], token: Ids) -> Ids:
+    """Along the edges whose sums `(L, E)` are the best; where several are, to the lowest token."""
+    bounds, chosen = tables.bounds, []
+    for place, row in enumerate(sums):
+        edge, end = bounds[state], bounds[state + 1]
+        if end - edge > 1:
+            own: list[float] = row[edge:end].tolist()
+            best = max(own)
+            if own.count(best) == 1:
+                edge += own.index(best)
+            else:
+                equal = edge + np.flatnonzero(row[edge:end] == best)
+                places = np.full(len(equal), place)
+                lowest = _lowest(tables, places, tables.label[equal], rows, token)
+                edge = int(equal[lowest.argmin()])
+        chosen.append(tables.labels[edge])
+        state = tables.targets[edge]
+    return _lowest(tables, np.arange(len(rows)), np.array(chosen), rows, token)
 
 
 def _lowest(

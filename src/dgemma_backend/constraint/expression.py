@@ -53,11 +53,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Repeat:
-    """`body` from `least` to `most` times; None is without end."""
+    """`body` from `least` to `most` times, `separator` between; None is without end."""
 
     body: Expression
     least: int
     most: int | None
+    separator: Expression = Literal(b"")
 
 
 @dataclass(frozen=True)

@@ -49,5 +49,5 @@ FORMATS: dict[str, str] = {
 }
 """Format -> pattern."""
 
-FREE_FORMATS = frozenset({"password", "path", "file-path", "directory-path"})
+FREE_FORMATS = frozenset({"password", "path", "file-path", "directory-path", "binary"})
 """Formats that every string has: they tell a form how to show its field."""

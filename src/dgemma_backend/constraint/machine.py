@@ -83,8 +83,8 @@ class _Fragments:
             case Choice(options):
                 for option in options:
                     self.build(option, start, end)
-            case Repeat(body, least, most):
-                self._repeat(body, least, most, start, end)
+            case Repeat():
+                self._repeat(expression, start, end)
             case Listing():
                 self._listing(expression, start, end)
             case Intersection(parts):
@@ -128,23 +128,23 @@ class _Fragments:
             self.build(part, start, following)
             start = following
 
-    def _repeat(self, body: Expression, least: int, most: int | None, start: int, end: int) -> None:
-        for _ in range(least):
-            following = self.node()
-            self.build(body, start, following)
-            start = following
-        if most is None:
-            loop = self.node()
-            self.empty[start].append(loop)
-            self.build(body, loop, loop)
-            self.empty[loop].append(end)
-            return
-        self.empty[start].append(end)
-        for _ in range(most - least):
-            following = self.node()
-            self.build(body, start, following)
-            self.empty[following].append(end)
-            start = following
+    def _repeat(self, repeat: Repeat, start: int, end: int) -> None:
+        """A body without end is built `least` times, at least once: copies would multiply."""
+        if repeat.least == 0:
+            self.empty[start].append(end)
+        most = max(repeat.least, 1) if repeat.most is None else repeat.most
+        before = self.node()
+        self.empty[start].append(before)
+        for number in range(1, most + 1):
+            behind = self.node()
+            self.build(repeat.body, before, behind)
+            if number >= repeat.least:
+                self.empty[behind].append(end)
+            if number < most:
+                before = self.node()
+                self.build(repeat.separator, behind, before)
+            elif repeat.most is None:
+                self.build(repeat.separator, behind, before)
 
     def _listing(self, listing: Listing, start: int, end: int) -> None:
         """Two rows of nodes, before and after the first part present; each part is built once."""

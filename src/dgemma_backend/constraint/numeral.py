@@ -73,11 +73,11 @@ def _magnitudes(low: Bound, high: Bound | None, whole: bool, multiple: int) -> E
 
 
 class _Limit:
-    """A bound, and how what has been written so far compares with it: -1, 0 or 1."""
+    """A bound not below zero, and how what has been written compares with it: -1, 0 or 1."""
 
     def __init__(self, bound: Bound) -> None:
         self.inclusive = bound.inclusive
-        whole, _, fraction = f"{bound.value:f}".partition(".")
+        whole, _, fraction = f"{bound.value.copy_abs():f}".partition(".")
         self.whole = whole.lstrip("0") or "0"
         self.fraction = fraction.rstrip("0")
 

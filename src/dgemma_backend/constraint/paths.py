@@ -24,7 +24,8 @@ BLOCK = 32  # positions whose edge weights are laid out at a time, so that they 
 class PathTables:
     """One automaton with what every sweep needs of it.
 
-    Made once per automaton and never changed, so threads may share it.
+    Made once per automaton and never changed, so threads may share it. The edges of state q are
+    those from `bounds[q]` to `bounds[q + 1]`.
 
     Raises `ConstraintError` when a state has no edge, or a set of classes is empty.
     """
@@ -42,9 +43,10 @@ class PathTables:
                 f"on with, state {stuck[0]} first: every state must lead to the end, and the "
                 "last one must take padding."
             )
-        # Lists, since a walk asks for one state at a time.
-        self.labels_of = np.split(self.label, bounds[1:-1])
-        self.targets_of = np.split(self.target, bounds[1:-1])
+        # A walk asks for one state at a time, where numpy's calls cost more than Python's.
+        self.bounds: list[int] = bounds.tolist()
+        self.labels: list[int] = self.label.tolist()
+        self.targets: list[int] = self.target.tolist()
         self.set_start: Places = automaton.set_start.astype(np.intp)
         self.set_classes: Places = automaton.set_classes.astype(np.intp)
         sizes = np.diff(self.set_start)
@@ -58,19 +60,15 @@ class PathTables:
             for places in [np.flatnonzero(sizes == size)]
         ]
 
-    def blocks(self, sets: Floats, left: int) -> Iterator[tuple[int, int, Floats]]:
-        """Positions in blocks `(begin, end)`, the last first, with their edges' weights `(n, E)`.
+    def blocks(self, length: int, left: int) -> Iterator[tuple[int, int]]:
+        """Positions in blocks `(begin, end)`, the last first, for `sweep` to go through.
 
-        `sets (L, S)` are the weights of sets. Where `left` takes positions away, one block
-        begins at the first of them. The weights' memory is used again for the next block.
+        Where `left` takes positions away, one block begins at the first of them.
         """
-        end, within = len(sets), len(sets) + min(left, 0)
-        memory = np.empty((min(BLOCK, end), len(self.label)))
+        within, end = length + min(left, 0), length
         while end > 0:
             begin = max(end - BLOCK, within if end > within else 0)
-            weights = memory[: end - begin]
-            sets[begin:end].take(self.label, 1, weights, "clip")
-            yield begin, end, weights
+            yield begin, end
             end = begin
 
     def ends(self, left: int) -> Floats:
@@ -94,15 +92,16 @@ class PathTables:
     def sweep(self, values: Floats, weights: Floats, extend: np.ufunc, fold: np.ufunc) -> None:
         """Fill `values (n + 1, Q)` from its last row up, with edge weights `(n, E)`.
 
-        `extend` joins a weight and the value behind it, `fold` the edges of a state:
-        `np.add, np.maximum` for best paths, `np.multiply, np.add` for sums.
+        `extend` joins a weight and the value behind it, in place of the weight; `fold` takes the
+        edges of a state together: `np.add, np.maximum` for best paths, `np.multiply, np.add` for
+        sums.
         """
         target, first, scratch = self.target, self.first, np.empty(len(self.target))
         rows, behind = list(values[:-1]), values[-1]
         for row, weight in zip(reversed(rows), weights[::-1], strict=True):
             behind.take(target, 0, scratch, "clip")  # "raise" would copy the result once more
-            extend(scratch, weight, scratch)
-            fold.reduceat(scratch, first, 0, None, row)
+            extend(weight, scratch, weight)
+            fold.reduceat(weight, first, 0, None, row)
             behind = row
 
     def members(self, labels: Places) -> tuple[Places, Places, Places]:

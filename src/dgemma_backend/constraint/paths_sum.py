@@ -44,25 +44,25 @@ class PathSums:
         tables, left = self._tables, self._left
         values = np.empty((len(self._sets) + 1, tables.automaton.states))
         values[-1] = tables.ends(left)
-        for begin, end, weights in tables.blocks(self._sets, left):
-            block = values[begin : end + 1]
-            tables.sweep(block, weights, np.add, np.maximum)
+        memory = np.empty((min(BLOCK, len(self._sets)), len(tables.label)))
+        for begin, end in tables.blocks(len(self._sets), left):
+            block, sums = values[begin : end + 1], memory[: end - begin]
+            self._sets[begin:end].take(tables.label, 1, sums, "clip")
+            tables.sweep(block, sums, np.add, np.maximum)
             units = np.empty_like(block)
             units[-1] = block[-1] > -np.inf
-            tables.sweep(units, self._shares(block, weights), np.multiply, np.add)
+            tables.sweep(units, self._shares(block, sums), np.multiply, np.add)
             with np.errstate(divide="ignore"):
                 block[:-1] += np.log(units[:-1])
             tables.confine(values, begin, left)
         return values
 
-    def _shares(self, values: Floats, weights: Floats) -> Floats:
-        """Of each edge: the weight of going on by it over the value of its source, `(n, E)`."""
+    def _shares(self, values: Floats, sums: Floats) -> Floats:
+        """Of each edge the part it has in the value of its source, in place of `sums (n, E)`."""
         base = np.where(values[:-1] > -np.inf, values[:-1], np.inf)  # none goes on from there
-        found = values[1:].take(self._tables.target, axis=1)
-        found += weights
-        found -= base.take(self._tables.source, axis=1)
-        np.exp(found, out=found)
-        return found
+        sums -= base.take(self._tables.source, axis=1)
+        np.exp(sums, out=sums)
+        return sums
 
     def sample(self, uniform: Any) -> Places:
         """One uniform number in (0, 1) a position, `(L,)` -> the classes of one whole path, `(L,)`.
@@ -72,14 +72,17 @@ class PathSums:
         """
         tables, state = self._tables, self._state
         rest: list[float] = np.asarray(uniform, dtype=np.float64).tolist()
-        chosen = np.empty(len(rest), dtype=np.intp)
+        chosen: list[int] = []
         for place, (own, behind) in enumerate(zip(self._sets, self._values[1:], strict=True)):
-            labels, targets, edge = tables.labels_of[state], tables.targets_of[state], 0
-            if len(labels) > 1:
-                logs: list[float] = (own.take(labels) + behind.take(targets)).tolist()
-                edge, rest[place] = _drawn(logs, rest[place])
-            chosen[place], state = labels[edge], targets[edge]
-        return self._classes(chosen, np.array(rest))
+            edge, end = tables.bounds[state], tables.bounds[state + 1]
+            if end - edge > 1:
+                some = slice(edge, end)
+                logs = own.take(tables.label[some]) + behind.take(tables.target[some])
+                way, rest[place] = _drawn(logs.tolist(), rest[place])
+                edge += way
+            chosen.append(tables.labels[edge])
+            state = tables.targets[edge]
+        return self._classes(np.array(chosen), np.array(rest))
 
     def _classes(self, labels: Places, uniform: Floats) -> Places:
         """A class of each set `(L,)`, by its share."""
@@ -100,8 +103,10 @@ class PathSums:
         of_sets = np.empty_like(self._sets)
         for begin in range(0, len(self._sets), BLOCK):
             part = slice(begin, begin + BLOCK)
-            weights = self._sets[part].take(tables.label, axis=1)
-            shares = self._shares(self._values[begin : begin + len(weights) + 1], weights)
+            sums = self._sets[part].take(tables.label, axis=1)
+            values = self._values[begin : begin + len(sums) + 1]
+            sums += values[1:].take(tables.target, axis=1)
+            shares = self._shares(values, sums)
             for place, share in enumerate(shares, start=begin):
                 share *= occupied.take(tables.source)
                 occupied = _summed_by(tables.target, share, len(occupied))

@@ -41,9 +41,9 @@ def _can_end(tables: PathTables, length: int, left: int) -> NDArray[np.bool_]:
     values = np.full((length + 1, tables.automaton.states), -np.inf)
     if length + left >= 0:
         values[length] = tables.ends(left)
-        free = np.zeros((length, len(tables.set_start) - 1))
-        for begin, end, weights in tables.blocks(free, left):
-            tables.sweep(values[begin : end + 1], weights, np.add, np.maximum)
+        for begin, end in tables.blocks(length, left):
+            free = np.zeros((end - begin, len(tables.label)))
+            tables.sweep(values[begin : end + 1], free, np.add, np.maximum)
             tables.confine(values, begin, left)
     found: NDArray[np.bool_] = values == 0
     return found

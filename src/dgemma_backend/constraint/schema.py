@@ -6,7 +6,8 @@
 - Where the schema says nothing, values are at most `free_depth` containers deep; a reference is
   followed inside itself at most `recursion` times.
 - With `uniqueItems` the items, which must be an enum, come in its order.
-- `oneOf` needs options that can be seen to exclude one another.
+- `oneOf` needs options that can be seen to exclude one another; a member with a const or enum of
+  its own in every option does, and is then always written.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from dgemma_backend.constraint.expression import NOTHING, Choice, Expression, choice
 from dgemma_backend.constraint.limits import Budget
@@ -149,15 +151,15 @@ class SchemaCompiler:
 
     def resolve(self, target: Any, place: Place) -> Any:
         """What a reference inside this schema leads to."""
-        if not isinstance(target, str) or not target.startswith("#"):
+        if not isinstance(target, str) or not (target == "#" or target.startswith("#/")):
             raise UnsupportedSchemaError(
                 f"the schema cannot be guaranteed at {place.pointer}: only references into the "
                 f"schema itself (#/...) are followed, not {target!r:.80}",
                 place.pointer,
             )
         found: Any = self.root
-        for step in target[1:].split("/")[1:]:
-            name = step.replace("~1", "/").replace("~0", "~")
+        for step in target.split("/")[1:]:
+            name = unquote(step).replace("~1", "/").replace("~0", "~")
             if isinstance(found, list) and name.isdecimal() and int(name) < len(found):
                 found = found[int(name)]
             elif isinstance(found, Mapping) and name in found:
@@ -217,11 +219,7 @@ class SchemaCompiler:
     def _any_of(self, schema: dict[str, Any], keyword: str, place: Place) -> Expression:
         options = self._options(schema, keyword, place)
         if keyword == "oneOf" and not self._all_disjoint(options, place):
-            self.unsupported(
-                place.at(keyword),
-                "it cannot be seen that at most one of these options fits a value; use anyOf, or "
-                "give every option a required property with a const of its own",
-            )
+            options = self._tagged(options, place)
         rest = {key: value for key, value in schema.items() if key != keyword}
         found: list[Expression] = []
         for number, option in enumerate(options):
@@ -242,6 +240,22 @@ class SchemaCompiler:
             for number, one in enumerate(options)
             for other in options[:number]
         )
+
+    def _tagged(self, options: list[Any], place: Place) -> list[Any]:
+        """The options with a member required that tells them apart, such as a discriminator."""
+        known = [self.resolved(option, place) for option in options]
+        members = [o.get("properties", {}) if isinstance(o, Mapping) else {} for o in known]
+        for name in members[0] if isinstance(members[0], Mapping) else ():
+            if all(name in each for each in members) and self._all_disjoint(
+                [_requiring(option, name) for option in known], place
+            ):
+                return [_requiring(option, name) for option in options]
+        self.unsupported(
+            place.at("oneOf"),
+            "it cannot be seen that at most one of these options fits a value; use anyOf, or give "
+            "every option a property with a const of its own",
+        )
+        return options
 
     def _certain_values(self, schema: Mapping[str, Any], place: Place) -> Expression:
         values = schema.get("enum", [schema.get("const")])
@@ -288,3 +302,7 @@ class SchemaCompiler:
                 for kind in dict.fromkeys(kinds)
             )
         )
+
+
+def _requiring(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {**schema, "required": [*schema.get("required", []), name]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 Schema = Mapping[str, Any]
@@ -85,7 +85,8 @@ def merged(one: Schema, other: Schema) -> dict[str, Any]:
         elif keyword == "properties":
             result[keyword] = _both_properties(result[keyword], value)
         elif keyword == "enum":
-            result[keyword] = [each for each in result[keyword] if _contains(value, each)]
+            others = set(map(identity, value))
+            result[keyword] = [each for each in result[keyword] if identity(each) in others]
         elif keyword in ("items", "propertyNames"):
             result[keyword] = {"allOf": [result[keyword], value]}
         elif keyword == "allOf":
@@ -147,17 +148,16 @@ def _common_types(one: list[str] | None, other: list[str] | None) -> list[str]:
 
 def same(one: Any, other: Any) -> bool:
     """Equality of JSON values: true is not 1, but 1.0 is."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
+    return identity(one) == identity(other)
 
 
-def _contains(values: Iterable[Any], wanted: Any) -> bool:
-    return any(same(each, wanted) for each in values)
+def identity(value: Any) -> Hashable:
+    """Equal for equal JSON values, and only for those."""
+    if isinstance(value, Mapping):
+        return frozenset((name, identity(each)) for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(identity, value))
+    return (type(value) is bool, value)
 
 
 def disjoint(one: Any, other: Any, resolved: Callable[[Any], Any], depth: int = 0) -> bool:
@@ -178,7 +178,7 @@ def disjoint(one: Any, other: Any, resolved: Callable[[Any], Any], depth: int = 
             return True
     values, others = _values(one), _values(other)
     if values is not None and others is not None:
-        return not any(_contains(others, each) for each in values)
+        return set(map(identity, values)).isdisjoint(map(identity, others))
     kinds, other_kinds = _possible_types(one), _possible_types(other)
     common = kinds & other_kinds
     if not common:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from inspect import isroutine
+from itertools import islice
 from typing import Any
 
 from dgemma_backend.constraint.limits import Limits
@@ -48,32 +50,44 @@ def canonical_text(schema: Mapping[str, Any] | bool, limits: Limits) -> str:
 
     Raises ConstraintError when it is too large, too deep or no JSON.
     """
-    _check_depth(schema)
+    _check_depth(schema, limits)
+    text, size = io.StringIO(), 0
     try:
-        text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
+        # piece by piece: data may hold one part many times and be far larger than it looks
+        for piece in json.JSONEncoder(ensure_ascii=False, allow_nan=False).iterencode(schema):
+            size += len(piece.encode("utf-8", "replace"))
+            if size > limits.schema_bytes:
+                raise _too_large(limits)
+            text.write(piece)
     except (TypeError, ValueError) as error:
+        if isinstance(error, ConstraintError):
+            raise
         raise ConstraintError(f"the schema is not JSON: {error}") from error
-    size = len(text.encode("utf-8", "replace"))
-    if size > limits.schema_bytes:
-        raise ConstraintError(
-            f"the schema is {size:,} bytes of JSON, more than the {limits.schema_bytes:,} allowed"
-        )
-    return text
+    return text.getvalue()
 
 
-def _check_depth(schema: Any) -> None:
+def _too_large(limits: Limits) -> ConstraintError:
+    return ConstraintError(
+        f"the schema is more than {limits.schema_bytes:,} bytes of JSON; make it smaller, or put "
+        "what repeats into $defs"
+    )
+
+
+def _check_depth(schema: Any, limits: Limits) -> None:
     """Refuse data so deep, or holding itself, that writing it would not end well."""
-    level = [schema]
+    level: list[Any] = [[schema]]
+    containers = 0
     for _ in range(_DEEPEST):
-        level = [
+        inner = (
             inner
             for each in level
-            if isinstance(each, Mapping | list | tuple)
             for inner in (each.values() if isinstance(each, Mapping) else each)
             if isinstance(inner, Mapping | list | tuple)
-        ]
+        )
+        level = list(islice(inner, limits.schema_bytes))
+        containers += len(level)
+        if 2 * containers > limits.schema_bytes:  # each is two brackets at least
+            raise _too_large(limits)
         if not level:
             return
-        if len(level) > 1_000_000:
-            break
     raise ConstraintError("the schema is nested too deeply, or holds itself")

@@ -115,9 +115,8 @@ class ValueExpressions:
             key = self._named_key(schema["propertyNames"], place.at("propertyNames"))
         else:
             key = self.notation.free_key(Repeat(self.notation.any_character, 0, None))
-        member = sequence(key, value)
-        more = Repeat(sequence(self.notation.comma, member), 0, None)
-        return sequence("{", optional(sequence(member, more)), "}")
+        members = Repeat(sequence(key, value), 0, None, self.notation.comma)
+        return sequence("{", members, "}")
 
     def _named_key(self, schema: Any, place: Place) -> Expression:
         names = self.compiler.resolved(schema, place)
@@ -165,17 +164,11 @@ class ValueExpressions:
         self, heads: list[Expression], rest: Expression, least: int, most: int | None
     ) -> Expression:
         """`heads` in order, as many as are needed or more, then `rest` repeated."""
-        more = sequence(self.notation.comma, rest)
-        if heads:
-            low = max(least - len(heads), 0)
-            tail: Expression = Repeat(more, low, None if most is None else most - len(heads))
-        elif most == 0:
-            tail = EMPTY
-        else:
-            tail = sequence(
-                rest, Repeat(more, max(least - 1, 0), None if most is None else most - 1)
-            )
-            tail = tail if least else optional(tail)
+        if not heads:
+            return Repeat(rest, least, most, self.notation.comma)
+        low = max(least - len(heads), 0)
+        high = None if most is None else most - len(heads)
+        tail: Expression = Repeat(sequence(self.notation.comma, rest), low, high)
         for number in reversed(range(len(heads))):
             separator = self.notation.comma if number else EMPTY
             tail = sequence(separator, heads[number], tail)

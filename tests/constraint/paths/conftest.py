@@ -53,24 +53,27 @@ def automaton_of(table: Table, start: int, done: int) -> Case | None:
     number[kept] = np.arange(len(kept))
     table = number[table[kept]]
     columns, class_of = np.unique(table, axis=1, return_inverse=True)
-    source, target, label, sets = [], [], [], {}  # type: ignore[var-annotated]
+    source: list[int] = []
+    target: list[int] = []
+    label: list[int] = []
+    sets: dict[tuple[int, ...], int] = {}
     for state, row in enumerate(columns):
         for into in np.unique(row[row >= 0]).tolist():
             members = tuple(np.flatnonzero(row == into).tolist())
             source.append(state)
             target.append(into)
             label.append(sets.setdefault(members, len(sets)))
-    arrays = class_of.ravel(), source, target, label
-    ints = [np.array(each, dtype=np.int32) for each in arrays]
     automaton = TokenAutomaton(
-        ints[0],
-        columns.shape[1],
-        *ints[1:],
-        np.cumsum([0, *map(len, sets)]).astype(np.int32),
-        np.array([c for members in sets for c in members], dtype=np.int32),
-        int(number[start]),
-        int(number[done]),
-        distance[kept].astype(np.int32),
+        class_of=class_of.ravel().astype(np.int32),
+        classes=columns.shape[1],
+        source=np.array(source, dtype=np.int32),
+        target=np.array(target, dtype=np.int32),
+        label=np.array(label, dtype=np.int32),
+        set_start=np.cumsum([0, *map(len, sets)]).astype(np.int32),
+        set_classes=np.array([c for members in sets for c in members], dtype=np.int32),
+        start=int(number[start]),
+        done=int(number[done]),
+        distance=distance[kept].astype(np.int32),
     )
     return Case(automaton, table)
 
@@ -105,9 +108,8 @@ class Weights(NamedTuple):
 def weights_of(case: Case, logits: NDArray[np.float64]) -> Weights:
     """By the definitions, one class at a time."""
     classes, class_of = case.automaton.classes, case.automaton.class_of
-    found = Weights(
-        *(np.full((len(logits), classes), value) for value in (-np.inf, -1, -np.inf, 0.0))  # type: ignore[arg-type]
-    )
+    shape = len(logits), classes
+    found = Weights(np.zeros(shape), np.zeros(shape, int), np.zeros(shape), np.zeros(shape))
     for name in range(classes):
         ids = np.flatnonzero(class_of == name)
         own = logits[:, ids]

@@ -13,7 +13,7 @@ from dgemma_backend.constraint.paths_sum import PathSums
 from dgemma_backend.errors import ConstraintError
 
 TRIPLES, SHARDS = 2000, 8
-GRID = 12
+GRID = 8
 LEFT = (-5, -2, -1, 0, 0, 1, 2, 4)
 
 

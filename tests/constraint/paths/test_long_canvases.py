@@ -77,7 +77,8 @@ def test_300_answers_of_random_logits_end_within_their_budget(
         case = new_case(rng, states=20, vocabulary=9)
         need = int(case.automaton.distance[case.automaton.start])
         budget = need + int(rng.integers(0, 50))
-        answer, tokens = ConstrainedAnswer(PathTables(case.automaton), budget), []
+        answer = ConstrainedAnswer(PathTables(case.automaton), budget)
+        tokens: list[int] = []
         while not answer.finished and len(tokens) < budget + 16:
             logits = rng.normal(size=(16, case.table.shape[1])) * 4
             logits[:, 0] -= 20  # it never wants to end
@@ -146,6 +147,20 @@ def test_ids_that_the_automaton_refuses_are_reported_and_not_committed(
     assert answer.left == 2
     with pytest.raises(GenerationError):
         answer.take([2])
+
+
+def test_less_than_a_canvas_may_be_taken_but_not_so_that_the_end_no_longer_fits(
+    new_automaton: Callable[..., Any],
+) -> None:
+    table = np.array([[2, -1, 0], [-1, 1, -1]])  # token 2 as often as wanted
+    table[0, 0] = 1
+    answer = ConstrainedAnswer(PathTables(new_automaton(table, 0, 1).automaton), 4)
+    answer.take([2, 2])
+    assert answer.left == 2
+    with pytest.raises(GenerationError, match="leave 0 tokens, too few to end"):
+        answer.take([2, 2])
+    answer.take([2, 0])
+    assert answer.finished
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])

@@ -135,12 +135,34 @@ def test_proposals_are_drawn_at_the_proposals_temperature(
 
 
 def test_at_temperature_0_the_proposals_are_the_draft(new_case: Callable[..., Any]) -> None:
-    rng = np.random.default_rng(1)
-    case = new_case(rng)
-    logits, draws = random_logits(rng, 20, case), draws_of(20, 0.0, rng.random(20))
-    found = WrittenLogits(logits).vocabulary_pass(draws, guess=False)
-    step = steering_of(case, "joint", 30).step(WrittenLogits(logits), found, draws, draws.uniform)
-    assert torch.equal(step.proposal, step.draft)
+    others = 0
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        case = new_case(rng)
+        written, steering = (
+            WrittenLogits(random_logits(rng, 20, case)),
+            steering_of(case, "joint", 30),
+        )
+        for proposal in (0.0, 1.0):
+            draws = draws_of(20, proposal, rng.random(20))
+            found = written.vocabulary_pass(draws, guess=False)
+            step = steering.step(written, found, draws, draws.uniform)
+            same = torch.equal(step.proposal, step.draft)
+            assert same or proposal == 1
+            others += not same
+    assert others > 3
+
+
+@pytest.mark.parametrize(("inner", "token"), [(0.1, 2), (0.3, 3), (0.6, 4), (0.9, 5)])
+def test_the_second_number_draws_the_token_inside_its_class(
+    inner: float, token: int, new_automaton: Callable[..., Any]
+) -> None:
+    table = np.array([[-1, -1, 1, 1, 1, 1], [2, -1, -1, -1, -1, -1], [-1, 2, -1, -1, -1, -1]])
+    steering = steering_of(new_automaton(table, 0, 2), "joint", 3)
+    written, draws = WrittenLogits(torch.zeros(3, 6)), draws_of(3, 1.0, np.full(3, 0.99))
+    found = written.vocabulary_pass(draws, guess=False)
+    step = steering.step(written, found, draws, torch.full((3,), inner, dtype=torch.float64))
+    assert step.proposal.tolist() == [token, 0, 1]
 
 
 def test_logits_that_are_not_finite_are_handed_back(new_case: Callable[..., Any]) -> None:
