@@ -245,5 +245,5 @@ def test_checking_a_value_needs_jsonschema(monkeypatch: pytest.MonkeyPatch) -> N
     assert schema_errors({"type": "string", "format": "date"}, "2023-02-30") != []
     assert schema_errors({"type": "integer"}, "a") == ["$: 'a' is not of type 'integer'"]
     monkeypatch.setitem(__import__("sys").modules, "jsonschema", None)
-    with pytest.raises(MissingDependencyError, match="pip install jsonschema"):
+    with pytest.raises(MissingDependencyError, match="dgemma-backend\\[schema\\]"):
         schema_errors({}, 1)
