@@ -1,5 +1,7 @@
 """What the README says is run, so that it stays true."""
 
+import ast
+import json
 import os
 import re
 import shlex
@@ -36,7 +38,15 @@ def run(program: str) -> str:
 
 @pytest.mark.slow
 def test_the_first_example_answers() -> None:
-    assert re.fullmatch(r"\S.* \d+\n", run(block_with("open_engine")))
+    assert re.fullmatch(r"\S.* \d+\n", run(block_with("denoising_steps")))
+
+
+@pytest.mark.slow
+def test_the_example_of_guaranteed_forms_keeps_to_them() -> None:
+    data, letter, shares = run(block_with("ResponseFormat")).splitlines()
+    assert set(json.loads(data)) == {"name", "age"}
+    assert re.fullmatch(r"Dear .*, hello!", letter)
+    assert set(ast.literal_eval(shares)) == {"yes", "no"}
 
 
 @pytest.mark.slow
