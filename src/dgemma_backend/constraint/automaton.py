@@ -1,8 +1,8 @@
-"""A deterministic automaton whose letters are tokens: which token may follow which."""
+"""An automaton whose letters are tokens: which token may follow which."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,7 +24,8 @@ class TokenAutomaton:
 
     - `class_of` `(V,)`: the class of each token. Tokens usable nowhere share a class in no set.
     - `source`, `target`, `label` `(E,)`: edges, sorted by source. An edge is taken with any token
-      whose class is in the set `label`; the sets of one state's edges are disjoint.
+      whose class is in the set `label`. The sets of one state's edges are disjoint, but for a
+      template's, where a token may lead to several states.
     - `set_start` `(S + 1,)`, `set_classes`: the classes of set s are
       `set_classes[set_start[s]:set_start[s + 1]]`, ascending.
     - `start`: the first state. `done`: the state behind the end token, which padding never leaves.
@@ -62,24 +63,28 @@ class TokenAutomaton:
         return self.set_classes[self.set_start[label] : self.set_start[label + 1]]
 
     def step(self, state: int, token: int) -> int:
-        """The state after `token`, or -1 where it is refused."""
-        if state < 0 or not 0 <= token < len(self.class_of):
-            return -1
+        """The state after `token`, or -1 where it is refused; see `advance`."""
+        return self.advance(state, (token,))
+
+    def advance(self, state: int, tokens: Iterable[int]) -> int:
+        """The state after all of `tokens`, or -1 where they are refused.
+
+        Where a token leads to several states, the one that is nearest to the end.
+        """
+        states = {state} if state >= 0 else set[int]()
+        for token in tokens:
+            states = {target for each in states for target in self._targets(each, int(token))}
+        return min(states, key=lambda each: (int(self.distance[each]), each), default=-1)
+
+    def _targets(self, state: int, token: int) -> Iterator[int]:
+        if not 0 <= token < len(self.class_of):
+            return
         wanted = self.class_of[token]
         for edge in range(self.edge_start[state], self.edge_start[state + 1]):
             classes = self.classes_of(self.label[edge])
             place = int(np.searchsorted(classes, wanted))
             if place < len(classes) and classes[place] == wanted:
-                return int(self.target[edge])
-        return -1
-
-    def advance(self, state: int, tokens: Iterable[int]) -> int:
-        """The state after all of `tokens`, or -1 as soon as one is refused."""
-        for token in tokens:
-            state = self.step(state, int(token))
-            if state < 0:
-                return -1
-        return state
+                yield int(self.target[edge])
 
     def allowed(self, state: int) -> Ints:
         """Ids of the tokens that `state` takes, ascending."""

@@ -1,7 +1,8 @@
 """The model's distribution over the accepted paths of a canvas: total, marginals, samples.
 
 A path has the product of its tokens' weights, so tokens at different positions are independent
-but for being accepted together. Everything is exact up to float64's rounding.
+but for being accepted together. Everything is exact up to float64's rounding. A string that a
+template's automaton reads in several ways counts as often as that.
 """
 
 import math

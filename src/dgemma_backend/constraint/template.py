@@ -163,9 +163,47 @@ def _some_end(moves: TokenMoves, states: int, most: int) -> bool:
 
 
 def concatenated(fragments: Sequence[TokenMoves], budget: Budget) -> TokenMoves:
-    """Sequences of the first fragment, then of the second, and so on, made deterministic."""
+    """Sequences of the first fragment, then of the second, and so on.
+
+    A token may lead to several states: what could be the fixed text behind a hole could be in the
+    hole as well. Telling the two apart would take a state for every combination of counts.
+    """
     class_of, classes, members = _joint_classes(fragments)
-    return _TokenSubsets(fragments, members, budget).moves(class_of, classes)
+    first = np.cumsum([0, *(len(moves.accepting) for moves in fragments)]).tolist()
+    budget.check_states(first[-1])
+    source: list[int] = []
+    target: list[int] = []
+    label: list[int] = []
+    opening: dict[int, int] = {}  # where the fragments behind may begin: target -> classes
+    for number in reversed(range(len(fragments))):
+        budget.check_time()
+        moves, offset = fragments[number], first[number]
+        edges = _edges_of(moves, offset, members[number])
+        for state in (np.flatnonzero(moves.accepting) + offset).tolist():
+            edges += [(state, begin, bits) for begin, bits in opening.items()]
+        begins = {to: bits for state, to, bits in edges if state == offset}
+        opening = begins
+        for state, to, bits in edges:
+            source.append(state)
+            target.append(to)
+            label.append(bits)
+    accepting = np.zeros(first[-1], dtype=bool)
+    accepting[first[-2] :] = fragments[-1].accepting
+    return _unpacked(class_of, classes, source, target, label, accepting)
+
+
+def _edges_of(moves: TokenMoves, offset: int, members: list[int]) -> list[tuple[int, int, int]]:
+    """Source, target and joint classes of a fragment's moves, its states counted from `offset`."""
+    edges: dict[tuple[int, int], int] = {}
+    rows = zip(
+        (moves.source + offset).tolist(),
+        (moves.target + offset).tolist(),
+        moves.token_class.tolist(),
+        strict=True,
+    )
+    for source, target, each in rows:
+        edges[source, target] = edges.get((source, target), 0) | members[each]
+    return [(source, target, bits) for (source, target), bits in edges.items()]
 
 
 def _joint_classes(
@@ -188,84 +226,6 @@ def _joint_classes(
                 bits[old] |= 1 << number
         members.append(bits)
     return joint.astype(np.int32), len(example), members
-
-
-class _TokenSubsets:
-    """The subset construction over tokens. A set of classes is an int, a bit for each."""
-
-    def __init__(
-        self, fragments: Sequence[TokenMoves], members: list[list[int]], budget: Budget
-    ) -> None:
-        self.budget = budget
-        self.first = np.cumsum([0, *(len(moves.accepting) for moves in fragments)]).tolist()
-        self.edges: list[dict[int, int]] = [{} for _ in range(self.first[-1])]
-        self.accepting = np.concatenate([moves.accepting for moves in fragments]).tolist()
-        self.last = len(fragments) - 1
-        for number, moves in enumerate(fragments):
-            offset, bits = self.first[number], members[number]
-            rows = zip(
-                moves.source.tolist(), moves.target.tolist(), moves.token_class.tolist(),
-                strict=True,
-            )  # fmt: skip
-            for source, target, each in rows:
-                edges = self.edges[offset + source]
-                edges[offset + target] = edges.get(offset + target, 0) | bits[each]
-        self.fragment_of = np.repeat(np.arange(len(fragments)), np.diff(self.first)).tolist()
-
-    def opened(self, states: set[int]) -> frozenset[int]:
-        """The states with those of the next fragments that may begin here."""
-        found, stack = set(states), list(states)
-        while stack:
-            state = stack.pop()
-            number = self.fragment_of[state]
-            if self.accepting[state] and number < self.last:
-                begin = self.first[number + 1]
-                if begin not in found:
-                    found.add(begin)
-                    stack.append(begin)
-        return frozenset(found)
-
-    def moves(self, class_of: Ints, classes: int) -> TokenMoves:
-        start = self.opened({0})
-        subsets, numbers = [start], {start: 0}
-        source: list[int] = []
-        target: list[int] = []
-        label: list[int] = []
-        for number, subset in enumerate(subsets):  # grows while we walk
-            self.budget.check_time()
-            for bits, states in self.parts(subset):
-                following = self.opened(states)
-                if following not in numbers:
-                    numbers[following] = len(subsets)
-                    subsets.append(following)
-                    self.budget.check_states(len(subsets))
-                source.append(number)
-                target.append(numbers[following])
-                label.append(bits)
-        final = [
-            any(self.accepting[s] and self.fragment_of[s] == self.last for s in subset)
-            for subset in subsets
-        ]
-        return _unpacked(class_of, classes, source, target, label, np.array(final))
-
-    def parts(self, subset: frozenset[int]) -> list[tuple[int, set[int]]]:
-        """Disjoint sets of classes, each with all the states it leads to."""
-        parts: list[tuple[int, set[int]]] = []
-        for state in subset:
-            for target, bits in self.edges[state].items():
-                rest = bits
-                split: list[tuple[int, set[int]]] = []
-                for known, states in parts:
-                    if common := known & rest:
-                        split.append((common, states | {target}))
-                        rest &= ~common
-                        known &= ~common
-                    if known:
-                        split.append((known, states))
-                if rest:
-                    split.append((rest, {target}))
-                parts = split
-        return parts
 
 
 def _unpacked(

@@ -17,7 +17,8 @@ def schema_errors(schema: Mapping[str, Any] | bool, value: Any) -> list[str]:
         from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingDependencyError(
-            "checking a value against its schema needs jsonschema: pip install 'dgemma-backend[schema]'"
+            "checking a value against its schema needs jsonschema: "
+            "pip install 'dgemma-backend[schema]'"
         ) from error
     validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
