@@ -39,7 +39,7 @@ def test_a_letter_with_long_holes_is_no_larger_than_its_parts(untrained: Any) ->
 
 
 def random_template(draw: Random) -> list[str | Hole]:
-    holes = (
+    holes: tuple[str | Hole, ...] = (
         Hole(max_tokens=draw.randint(1, 12)),
         Hole(max_tokens=8, min_tokens=3),
         Hole(max_tokens=9, regex=r"\d{2,4}"),
