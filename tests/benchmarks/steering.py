@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    rng, cases = Random(0), []
+    rng, cases = Random(0), list[Any]()
     while len(cases) < given.cases:
         example = extract.training_extraction(rng, HELD_OUT)
         expected = parsed(example.answer) if isinstance(example.answer, str) else None

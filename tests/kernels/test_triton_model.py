@@ -95,9 +95,9 @@ def test_a_step_never_waits_for_the_device(both: tuple[DiffusionGemma, Diffusion
     steps = CapturedSteps(model, recorded)
     taken = steps.step([canvas], context)
     assert taken is not None
-    canvas.advance(taken[0])
+    canvas.advance(taken[0][0])
     with Waits() as seen:
         again = steps.step([canvas], context)
         assert again is not None
-        canvas.advance(again[0])
+        canvas.advance(again[0][0])
     assert seen.met == []  # but for one tolist(), which copies; on CUDA one pinned read
