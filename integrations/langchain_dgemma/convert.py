@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,9 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
-from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from dgemma_backend import Image, Message, Text, Tool, ToolCall, ToolChoice
-from dgemma_backend.errors import PromptError, SettingError
+from dgemma_backend import Image, Message, Text, ToolCall
+from dgemma_backend.errors import PromptError
 
 _ROLES = {
     "system": SystemMessage,
@@ -66,7 +66,23 @@ def _message(message: BaseMessage, conversation: Sequence[BaseMessage]) -> Messa
 
 
 def _assistant(message: AIMessage, conversation: Sequence[BaseMessage]) -> Message:
+    thoughts = [message.additional_kwargs.get("reasoning_content")]
+    if isinstance(message.content, list):
+        thoughts += [_thought(block) for block in message.content]
+    reasoning = "".join(thought for thought in thoughts if isinstance(thought, str))
+    return Message.assistant(
+        _content(message), tool_calls=_calls(message, conversation), reasoning=reasoning or None
+    )
+
+
+def _calls(message: AIMessage, conversation: Sequence[BaseMessage]) -> list[ToolCall]:
+    """The calls of a message, each once, whether they stand in its fields or in its content."""
     calls = [ToolCall(call["id"] or "", call["name"], call["args"]) for call in message.tool_calls]
+    known = {call.id for call in calls}
+    for block in message.content if isinstance(message.content, list) else ():
+        found = _call(block) if isinstance(block, dict) else None
+        if found is not None and found.id not in known:
+            calls.append(found)
     answered = {m.tool_call_id for m in conversation if isinstance(m, ToolMessage)}
     # A call that could not be read is left out, unless something answered it.
     calls += [
@@ -74,11 +90,17 @@ def _assistant(message: AIMessage, conversation: Sequence[BaseMessage]) -> Messa
         for call in message.invalid_tool_calls
         if call["id"] in answered
     ]
-    thoughts = [message.additional_kwargs.get("reasoning_content")]
-    if isinstance(message.content, list):
-        thoughts += [_thought(block) for block in message.content]
-    reasoning = "".join(thought for thought in thoughts if isinstance(thought, str))
-    return Message.assistant(_content(message), tool_calls=calls, reasoning=reasoning or None)
+    return calls
+
+
+def _call(block: Mapping[str, Any]) -> ToolCall | None:
+    """The call of a content block in LangChain's or Anthropic's form."""
+    arguments = {"tool_call": block.get("args"), "tool_use": block.get("input")}.get(
+        str(block.get("type"))
+    )
+    if not isinstance(arguments, Mapping) or not block.get("name"):
+        return None
+    return ToolCall(block.get("id") or "", block["name"], arguments)
 
 
 def _thought(block: str | dict[Any, Any]) -> Any:
@@ -104,12 +126,16 @@ def _part(block: dict[str, Any]) -> Text | Image | None:
     if block["type"] == "non_standard":
         block = block["value"]
     kind = block.get("type")
-    if kind == "text":
-        return Text(block["text"])
+    if kind in ("text", "text-plain"):
+        return Text(block.get("text") or "")
     if kind in _IN_TOOL_CALLS or kind in ("reasoning", "thinking", "redacted_thinking"):
         return None
     if kind == "image":
         return _image(block)
+    if kind == "image_url":  # a bare string; LangChain itself knows the form with a dict
+        return _image({"url": block["image_url"]})
+    if kind is None:  # a tool may return any data
+        return Text(json.dumps(block, ensure_ascii=False))
     raise PromptError(f"a content block of type {kind!r} cannot be given to this model")
 
 
@@ -139,38 +165,3 @@ def _as_error(content: str | list[Text | Image]) -> str | list[Text | Image]:
 
 def _texts(parts: Sequence[Text | Image]) -> list[str]:
     return [part.text for part in parts if isinstance(part, Text)]
-
-
-def to_tools(tools: Sequence[Any]) -> list[Tool]:
-    """Tools in any form LangChain knows as ours."""
-    found = []
-    for tool in tools:
-        function = convert_to_openai_tool(tool)["function"]
-        parameters = function.get("parameters") or {"type": "object", "properties": {}}
-        found.append(Tool(function["name"], function.get("description") or "", parameters))
-    return found
-
-
-def to_tool_choice(choice: Any, names: Sequence[str]) -> ToolChoice | None:
-    """LangChain's `tool_choice` as ours; `names` are those of the bound tools.
-
-    Raises SettingError for an unknown tool or form.
-    """
-    if isinstance(choice, dict):
-        named = choice.get("name") or _mapping(choice.get("function")).get("name")
-        choice = named or choice.get("type")
-    if choice in (None, False, "", "auto"):
-        return None
-    if choice == "none":
-        return ToolChoice("none")
-    if choice in (True, "any", "required"):
-        return ToolChoice("required")
-    if choice in names:
-        return ToolChoice.named(choice)
-    raise SettingError(
-        f"tool_choice {choice!r} is none of the tools: {', '.join(names) or 'no tool'}"
-    )
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -28,6 +28,8 @@ _TRANSLATIONS: tuple[tuple[type[Exception], type[Exception] | None], ...] = (
     (errors.UnknownPluginError, _INVALID),
     (errors.ModelNotFoundError, _also("ModelNotFoundError", LookupError)),
     (errors.DeadlineExceededError, _also("ModelTimeoutError", TimeoutError)),
+    (errors.QueueFullError, _also("ModelRateLimitError", RuntimeError)),
+    (errors.ResponseFormatError, _also("ModelAPIError", ValueError)),
     (errors.NonFiniteLogitsError, _also("ModelAPIError", ArithmeticError)),
 )
 _OUT_OF_MEMORY = _also("ModelAPIError", MemoryError)

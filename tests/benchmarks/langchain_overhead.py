@@ -127,6 +127,12 @@ def _python(program: str, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    names = [line for line in lines if line.startswith("model name")]
+    return names[0].partition(": ")[2] if names else platform.processor()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path)
@@ -143,7 +149,7 @@ def main() -> None:
     engine, adapted, whole, aengine, aadapted = found_slopes.values()
     found = {
         "command": "python tests/benchmarks/langchain_overhead.py",
-        "machine": {"processor": platform.processor() or platform.machine()},
+        "machine": {"processor": processor()},
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("langchain-core", "pydantic")},

@@ -1,6 +1,9 @@
 """An engine whose answers are written beforehand; all else about it is the real engine."""
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from dgemma_backend import ScriptedEngine
 from dgemma_backend.chat.protocol import REQUIRED_CONTROLS
 from dgemma_backend.chat.tokens import ChatTokenizer
 from dgemma_backend.runtime.request import Request
+from langchain_dgemma import engines
 
 CANVAS = 7  # tokens; a token is a byte here, so borders fall into words, calls and characters
 Answer = Iterable[str]
@@ -62,3 +66,34 @@ class Scripted(ScriptedEngine):
 def scripted() -> Callable[..., Any]:
     """Makes an engine that gives the answers it is called with."""
     return Scripted
+
+
+@pytest.fixture(scope="session")
+def _obedient_is_installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The plugin in obedient.py, as pip would leave it behind."""
+    folder = tmp_path_factory.mktemp("plugins")
+    info = folder / "obedient-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: obedient\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dgemma_backend]\nobedient = obedient\n")
+    added = [str(folder), str(Path(__file__).parent)]
+    sys.path[:0] = added
+    yield
+    for each in added:
+        sys.path.remove(each)
+
+
+@pytest.fixture
+def obedient(_obedient_is_installed: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module obedient.py; models with `engine="obedient"` are made by it.
+
+    `opened` lists the engines of a test; their tokens are bytes and their canvases short.
+    """
+    module: Any = import_module("obedient")
+    plain = {"tokenizer": TOKENIZER, "canvas_length": CANVAS, "context_length": 100_000}
+    monkeypatch.setattr(module, "defaults", plain)
+    monkeypatch.setattr(module, "opened", [])
+    monkeypatch.setattr(engines, "_open", {})
+    yield module
+    for engine in module.opened:
+        engine.close()

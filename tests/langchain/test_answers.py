@@ -1,19 +1,19 @@
 """What comes out: invoke, stream and their async twins say the same, whatever the answer."""
 
-import asyncio
-import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from langchain_core._api import LangChainBetaWarning
 from langchain_core.load import dumps, loads
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_tests.utils.stream_lifecycle import assert_valid_event_stream
 
-from dgemma_backend.events import Draft
 from langchain_dgemma import ChatDiffusionGemma
 
 Scripted = Callable[..., Any]
@@ -69,6 +69,75 @@ async def test_all_ways_of_asking_give_the_same_message(
     assert comparable(await model.ainvoke("hi")) == invoked
     assert comparable(added(list(model.stream("hi")))) == invoked
     assert comparable(added([chunk async for chunk in model.astream("hi")])) == invoked
+
+
+def as_blocks(message: AIMessage) -> dict[str, Any]:
+    """A message of any version as v3 assembles it: content blocks, without their numbers."""
+    fields = comparable(message)
+    del fields["content"], fields["additional_kwargs"]
+    fields["response_metadata"].pop("output_version", None)
+    blocks = [{**block} for block in message.content_blocks]
+    for block in (*blocks, *fields["invalid_tool_calls"]):
+        block.pop("index", None)
+        block.pop("error", None)  # LangChain has none of its own
+    return {**fields, "blocks": blocks}
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.parametrize("canvas", [1, 7, 500])
+async def test_protocol_events_are_valid_and_add_up_to_the_invoked_message(
+    scripted: Scripted, answer: list[str], canvas: int
+) -> None:
+    model = model_of(scripted(answer, canvas=canvas), thinking=True, output_version="v1")
+    invoked = as_blocks(model.invoke("hi"))
+    stream = model.stream_events("hi", version="v3")
+    events = list(stream)
+    assert_valid_event_stream(events)
+    assert as_blocks(stream.output) == invoked
+    astream = await model.astream_events("hi", version="v3")
+    assert [event["event"] for event in events] == [event["event"] async for event in astream]
+    assert as_blocks(await astream.output) == invoked
+    assert str(stream.text) == model.invoke("hi").text
+
+
+PIECES = st.one_of(
+    st.text("aé✓ 日<{", min_size=1, max_size=9).map(lambda text: [text]),
+    st.sampled_from([CALL, BROKEN, THOUGHT]),
+)
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pieces=st.lists(PIECES, max_size=6),
+    canvas=st.integers(1, 40),
+    version=st.sampled_from(VERSIONS),
+    thinking=st.booleans(),
+)
+def test_any_mix_of_blocks_says_the_same_however_it_is_asked(
+    scripted: Scripted, pieces: list[list[str]], canvas: int, version: str, thinking: bool
+) -> None:
+    answer = [part for piece in pieces for part in piece] + ["<turn|>"]
+    engine = scripted(answer, canvas=canvas)
+    model = model_of(engine, thinking=thinking, output_version=version)
+    assert comparable(added(list(model.stream("hi")))) == comparable(model.invoke("hi"))
+    blocks = model_of(engine, thinking=thinking, output_version="v1")
+    stream = blocks.stream_events("hi", version="v3")
+    assert_valid_event_stream(list(stream))
+    assert as_blocks(stream.output) == as_blocks(blocks.invoke("hi"))
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+def test_protocol_events_keep_blocks_in_order_one_after_another(scripted: Scripted) -> None:
+    model = model_of(scripted(ANSWERS["text, thought, text"], canvas=3), thinking=True)
+    events: list[Any] = list(model.stream_events("hi", version="v3"))
+    kinds = [event["content"]["type"] for event in events if "content-block-st" in event["event"]]
+    assert kinds == ["text", "reasoning", "text"]
+    indices = [event["index"] for event in events if "index" in event]
+    assert indices == sorted(indices)
+    assert events[0]["metadata"] == {"provider": "dgemma", "model": "scripted"}
+    assert events[0]["id"].startswith("lc_run-")
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
@@ -128,6 +197,7 @@ def test_usage_and_metadata_are_told_once(scripted: Scripted) -> None:
         "input_tokens": len(engine.requests[0].prompt_ids),
         "output_tokens": thought + len("Hello there") + 1,
         "total_tokens": len(engine.requests[0].prompt_ids) + thought + len("Hello there") + 1,
+        "input_token_details": {"cache_read": 0},
         "output_token_details": {"reasoning": thought},
     }
     assert [chunk.response_metadata.get("model_name") for chunk in chunks].count("scripted") == 1
@@ -162,63 +232,3 @@ def test_a_chain_of_prompt_model_and_parser_answers(scripted: Scripted) -> None:
     )
     assert list(chain.stream({"country": "France"})) == ["Paris", ""]
     assert chain.batch([{"country": "France"}] * 3) == ["Paris"] * 3
-
-
-def endless() -> Iterator[str]:
-    while True:
-        yield "word "
-
-
-def test_leaving_a_stream_stops_the_engine(scripted: Scripted) -> None:
-    engine = scripted(endless())
-    stream = model_of(engine, max_tokens=50_000).stream("hi")
-    next(stream)
-    assert engine.running == 1
-    stream.close()  # type: ignore[attr-defined]
-    assert engine.running == 0
-    assert engine.canvases == 1
-
-
-async def test_cancelling_a_task_stops_the_engine(scripted: Scripted) -> None:
-    engine = scripted(endless(), context=10**9)
-    task = asyncio.create_task(model_of(engine, max_tokens=10**8).ainvoke("hi"))
-    while engine.canvases < 3:
-        await asyncio.sleep(0.01)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    for _ in range(500):
-        if engine.running == 0:
-            break
-        await asyncio.sleep(0.01)
-    assert engine.running == 0
-
-
-def test_drafts_go_to_the_watcher_and_nowhere_else(scripted: Scripted) -> None:
-    engine = scripted(["Hello there", "<turn|>"])
-    seen: list[Draft] = []
-    watched = model_of(engine, on_draft=seen.append)
-    assert watched.invoke("hi").content == "Hello there"
-    assert [(draft.canvas, draft.step) for draft in seen] == [(0, 1), (0, 2), (1, 1), (1, 2)]
-    plain = model_of(engine)
-    assert watched._get_llm_string() == plain._get_llm_string()
-    called: list[Draft] = []
-    plain.invoke("hi", on_draft=called.append)
-    assert len(called) == 4
-    assert len(seen) == 4
-    assert "on_draft" not in plain._get_invocation_params(on_draft=called.append)
-
-
-async def test_drafts_can_be_watched_asynchronously(scripted: Scripted) -> None:
-    seen: list[Draft] = []
-    model = model_of(scripted(["Hello", "<turn|>"]), on_draft=seen.append)
-    assert (await model.ainvoke("hi")).content == "Hello"
-    assert len(seen) == 2
-
-
-def test_a_copy_has_its_own_settings_and_the_same_engine(scripted: Scripted) -> None:
-    model = model_of(scripted(["Hello", "<turn|>"]), stop=["x"])
-    twin = copy.deepcopy(model)
-    assert twin.engine is model.engine
-    assert twin.stop == ["x"]
-    assert twin.stop is not model.stop

@@ -23,6 +23,7 @@ from langchain_dgemma.convert import to_messages
 
 Scripted = Callable[..., Any]
 HELLO = ["Hello", "<turn|>"]
+CALL = ["<|tool_call>", "call:book{seats:4}", "<tool_call|>"]
 CALLED = AIMessage(
     "", tool_calls=[{"name": "book", "args": {"seats": 4}, "id": "c1", "type": "tool_call"}]
 )
@@ -154,12 +155,59 @@ def test_what_the_model_cannot_be_told_is_refused_by_name(
     assert model.invoke("hi").content == "Hello"
 
 
-def test_images_arrive_as_bytes_in_every_dialect() -> None:
-    data = base64.b64encode(b"picture").decode()
-    blocks: list[dict[str, Any]] = [
-        {"type": "image", "base64": data, "mime_type": "image/jpeg"},
-        {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}},
+DATA = base64.b64encode(b"picture").decode()
+PICTURES: list[dict[str, Any]] = [
+    {"type": "image", "base64": DATA, "mime_type": "image/jpeg"},
+    {"type": "image", "source_type": "base64", "data": DATA, "mime_type": "image/jpeg"},
+    {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{DATA}"}},
+    {"type": "image_url", "image_url": f"data:image/jpeg;base64,{DATA}"},
+    {"type": "image", "url": f"data:image/jpeg;base64,{DATA}"},
+    {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": DATA}},
+]
+
+
+@pytest.mark.parametrize("block", PICTURES)
+def test_images_arrive_as_bytes_in_every_dialect(block: dict[str, Any]) -> None:
+    (asked, answered) = to_messages([HumanMessage([block]), ToolMessage([block], tool_call_id="1")])
+    assert asked.content == answered.content == (Image(b"picture", "image/jpeg"),)
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        ({"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}, "a"),
+        ({"type": "text-plain", "text": "a", "mime_type": "text/plain"}, "a"),
+        ({"rows": [1, 2]}, '{"rows": [1, 2]}'),
+        ("a", "a"),
+    ],
+)
+def test_text_arrives_in_every_dialect(block: Any, told: str) -> None:
+    (message,) = to_messages([ToolMessage([block], tool_call_id="1")])
+    assert message.text == told
+
+
+ANTHROPIC_CALL = {"type": "tool_use", "id": "c1", "name": "book", "input": {"seats": 4}}
+STANDARD_CALL = {"type": "tool_call", "id": "c1", "name": "book", "args": {"seats": 4}}
+
+
+@pytest.mark.parametrize("block", [ANTHROPIC_CALL, STANDARD_CALL])
+@pytest.mark.parametrize("calls", [[], CALLED.tool_calls])
+def test_a_call_in_the_content_is_told_once(block: dict[str, Any], calls: list[Any]) -> None:
+    thought = {"type": "thinking", "thinking": "I must"}
+    (message,) = to_messages([AIMessage([thought, block], tool_calls=calls)])
+    assert [(call.id, call.name, call.arguments) for call in message.tool_calls] == [
+        ("c1", "book", {"seats": 4})
     ]
-    for block in blocks:
-        (message,) = to_messages([HumanMessage([block])])
-        assert message.content == (Image(b"picture", "image/jpeg"),)
+    assert (message.reasoning, message.text) == ("I must", "")
+
+
+@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+@pytest.mark.parametrize("answer", [["Hm.", "<turn|>"], ["Hm.", *CALL, "<|tool_response>"]])
+def test_what_a_protocol_stream_made_is_understood_as_history(
+    scripted: Scripted, answer: list[str]
+) -> None:
+    model = ChatDiffusionGemma(engine=scripted(answer), seed=1)
+    (invoked,) = to_messages([model.invoke("hi")])
+    (streamed,) = to_messages([model.stream_events("hi", version="v3").output])
+    assert streamed.text == invoked.text
+    assert streamed.tool_calls == invoked.tool_calls

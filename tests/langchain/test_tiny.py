@@ -1,19 +1,19 @@
 """The adapter over the embedded model: real tokens, real denoising."""
 
-import pickle
-import subprocess
-import sys
-from pathlib import Path
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic as now
+from typing import Any, Literal
 
 import pytest
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
+from pydantic import BaseModel, Field
 
 from langchain_dgemma import ChatDiffusionGemma
 
-ROOT = Path(__file__).parents[2]
 PROMPT = ChatPromptTemplate([("user", "Context: {context}\n\nQuestion: {question}")])
 ASKED = {
     "context": "The Larkfeld Museum was founded by Odette Marsh.",
@@ -40,18 +40,11 @@ async def test_a_chain_is_answered_the_same_way_however_it_is_asked(
 
 def test_models_with_the_same_name_share_their_weights(tiny: ChatDiffusionGemma) -> None:
     twin = ChatDiffusionGemma(model="tiny", device="cpu", max_tokens=4)
-    assert twin._open_engine({}) is tiny._open_engine({})
+    assert twin._open_engine("tiny") is tiny._open_engine("tiny")
     message = twin.invoke(PROMPT.invoke(ASKED))
     assert message.response_metadata["finish_reason"] == "length"
     assert message.usage_metadata is not None
     assert message.usage_metadata["output_tokens"] == 4
-
-
-def test_a_pickled_model_opens_its_engine_anew_and_shares_it(tiny: ChatDiffusionGemma) -> None:
-    engine = tiny._open_engine({})
-    twin = pickle.loads(pickle.dumps(tiny))  # noqa: S301
-    assert twin._engines == {}
-    assert twin._open_engine({}) is engine
 
 
 def test_the_same_seed_gives_the_same_answer(tiny: ChatDiffusionGemma) -> None:
@@ -76,28 +69,99 @@ def test_the_model_calls_a_tool_and_answers_from_its_result(tiny: ChatDiffusionG
     assert bound.invoke([asked, called, result]).text == "The result is Granada."
 
 
+class Trip(BaseModel):
+    """A trip."""
+
+    to: str = Field(description="where it goes")
+    nights: int = Field(ge=1, le=30)
+    by: Literal["car", "train"]
+
+
+QUICK: Any = {"max_denoising_steps": 2, "max_tokens": 64, "temperature": 1.0}
+
+
 @pytest.mark.slow
-def test_the_demo_answers_its_questions_and_says_what_they_cost() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples/langchain_chain.py")],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-        env={"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"},
+def test_structured_output_is_valid_for_two_hundred_seeds(tiny: ChatDiffusionGemma) -> None:
+    made = tiny.model_copy(update={**QUICK, "max_denoising_steps": 1})
+    valid = 0
+    for seed in range(200):
+        made.seed = seed
+        trip = made.with_structured_output(Trip, strict=True).invoke("I go to Lisbon for 4 nights.")
+        valid += isinstance(trip, Trip) and 1 <= trip.nights <= 30
+    assert valid == 200
+
+
+@tool
+def find_table(seats: int) -> str:
+    """Find a table."""
+    return f"table for {seats}"
+
+
+@tool
+def find_room(town: str, beds: int) -> str:
+    """Find a room."""
+    return f"room with {beds} beds in {town}"
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_structure_holds_with_thinking_too(
+    tiny: ChatDiffusionGemma, method: str, thinking: bool
+) -> None:
+    options = {**QUICK, "thinking": thinking, "thinking_budget": 16 if thinking else None}
+    made = tiny.model_copy(update={**options, "max_tokens": 128, "seed": 3})
+    given = made.with_structured_output(Trip, method=method, include_raw=True).invoke("To Lisbon.")
+    assert isinstance(given["parsed"], Trip), given
+    assert given["parsing_error"] is None
+
+
+@pytest.mark.parametrize("choice", ["find_room", "any"])
+def test_a_forced_call_has_the_arguments_of_its_tool(tiny: ChatDiffusionGemma, choice: str) -> None:
+    made = tiny.model_copy(update={**QUICK, "seed": 3})
+    bound = made.bind_tools([find_table, find_room], tool_choice=choice, parallel_tool_calls=False)
+    message = bound.invoke("Hello!")
+    (call,) = message.tool_calls
+    assert call["name"] == choice or choice == "any"
+    if call["name"] == "find_room":
+        assert set(call["args"]) == {"town", "beds"}
+        assert isinstance(call["args"]["beds"], int)
+    assert message.invalid_tool_calls == []
+    assert message.response_metadata["finish_reason"] == "tool_calls"
+
+
+def test_with_tools_and_a_form_an_answer_is_calls_or_that_form(tiny: ChatDiffusionGemma) -> None:
+    for seed in range(10):
+        made = tiny.model_copy(update={**QUICK, "seed": seed})
+        bound = made.bind_tools([find_table], response_format=Trip)
+        message = bound.invoke("A table for 4, or a trip?")
+        if not message.tool_calls:
+            Trip.model_validate_json(message.text)
+        assert message.invalid_tool_calls == []
+
+
+async def test_cancelling_stops_the_model_within_a_step(tiny: ChatDiffusionGemma) -> None:
+    steps: list[float] = []
+    made = tiny.model_copy(
+        update={"stop_rule": "never", "max_tokens": 512, "on_draft": lambda _: steps.append(now())}
     )
-    summary = done.stdout.strip().rpartition("\n\n")[2].splitlines()
-    answers = [
-        "It is in Salzburg.",
-        "It was founded by Odette Marsh.",
-        "It was opened in 1867.",
-        "It is led by Magnus Pinto.",
-        "A ticket costs 13 euros.",
-        "It is closed on Tuesday.",
-    ]
-    assert len(summary) == len(answers)
-    assert all("tokens per forward" in line for line in summary)
-    right = [line.endswith(answer) for line, answer in zip(summary, answers, strict=True)]
-    assert sum(right) >= 5, summary  # other processors round otherwise
-    assert "canvas 1  step  1/" in done.stdout
-    assert "\x1b" not in done.stdout
+    task = asyncio.create_task(made.ainvoke("Tell me something."))
+    while len(steps) < 3:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    taken = len(steps)
+    began = now()
+    assert (await tiny.ainvoke("Hello!", max_tokens=4)).usage_metadata  # the engine is free again
+    assert len(steps) == taken
+    assert now() - began < 5
+
+
+def test_company_changes_no_answer(tiny: ChatDiffusionGemma) -> None:
+    made = tiny.model_copy(update={**QUICK, "max_tokens": 32, "seed": 11})
+    asked: list[Any] = [f"Call me {name}." for name in ("Odette", "Magnus", "Ines", "Tove")]
+    serial = [made.invoke(each).text for each in asked]
+    assert [message.text for message in made.batch(asked)] == serial
+    with ThreadPoolExecutor(16) as threads:
+        together = [message.text for message in threads.map(made.invoke, asked * 4)]
+    assert together == serial * 4

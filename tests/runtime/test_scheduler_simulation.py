@@ -1,15 +1,17 @@
 """The real scheduler with a scripted model, a clock that is set by hand and planned faults.
 
-One thread, one seed: arrivals, slow readers, cancels, deadlines, failures of memory and poisoned
-requests are all drawn from it, so a failing seed replays exactly.
+One thread, one seed: arrivals, slow readers, drafts, canvases thrown away, cancels, deadlines,
+failures of memory and poisoned requests are all drawn from it, so a failing seed replays exactly.
 
     .venv/bin/python tests/runtime/test_scheduler_simulation.py 10000    # seeds 0 ... 9999
 """
 
 import sys
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,8 @@ from dgemma_backend.errors import (
     NonFiniteLogitsError,
     QueueFullError,
 )
-from dgemma_backend.runtime.job import Job
+from dgemma_backend.events import Draft
+from dgemma_backend.runtime.job import DRAFTS_AHEAD, Job
 from dgemma_backend.runtime.outbox import CanvasResult
 from dgemma_backend.runtime.prefix_store import PrefixStore
 from dgemma_backend.runtime.request import Request
@@ -31,6 +34,7 @@ from dgemma_backend.settings import GenerationSettings
 SEEDS = 500
 PIECE = 4
 WINDOW = 6
+PREFIXES = 200
 
 
 def text_of(seed: int, canvas: int) -> list[int]:
@@ -38,7 +42,23 @@ def text_of(seed: int, canvas: int) -> list[int]:
     return [seed * 1009 + canvas, canvas]
 
 
+def steps_of(seed: int, canvas: int, rerolled: int) -> int:
+    """How long a canvas takes it; some first ones are thrown away after that, once."""
+    return (seed * 7 + canvas + rerolled) % 5 + 1
+
+
+def thrown_away(seed: int, canvas: int) -> int:
+    return int(canvas == 0 and seed % 4 == 1)
+
+
 @dataclass
+class Canvas:
+    """What stands for a denoiser."""
+
+    steps: int = 0
+
+
+@dataclass(eq=False)
 class Encoded:
     """A cache that holds the very tokens, and can be cut within its last `WINDOW` ones only."""
 
@@ -59,16 +79,21 @@ class Encoded:
         del capacity
         return Encoded(self.ids[:length])
 
+    def __post_init__(self) -> None:
+        ALIVE.add(self)
+
+
+ALIVE: weakref.WeakSet[Encoded] = weakref.WeakSet()
+
 
 class Script:
     """A model that holds the tokens for a cache, takes a planned number of steps, and fails."""
 
     def __init__(self, rng: Random, memory_fails: float = 0.0, fail_call: int = 0) -> None:
         self.rng, self.memory_fails, self.fail_call = rng, memory_fails, fail_call
-        self.prefixes = PrefixStore(200)
+        self.prefixes = PrefixStore(PREFIXES)
         self.reused = 0
         self.calls = self.freed = 0
-        self.steps: dict[tuple[int, int], int] = {}
         self.order: list[int] = []
 
     def cache_bytes(self, tokens: int) -> int:
@@ -81,7 +106,6 @@ class Script:
     def leave(self, job: Job) -> None:
         if job.cache is not None:
             self.prefixes.keep(None, job.token_ids[: job.cache.length], job.cache)
-            assert self.prefixes.bytes <= 200
 
     def _planned(self, jobs: Sequence[Job]) -> int:
         """How many of `jobs` a pass gets through before it fails; all of them if it does not."""
@@ -110,18 +134,28 @@ class Script:
     def denoise(self, jobs: Sequence[Job]) -> None:
         reached = self._planned(jobs)
         for number, job in enumerate(jobs):
+            canvas: Any = job.denoiser or Canvas()
+            job.denoiser = canvas
+            canvas.steps += 1
             if number == reached:
-                raise MemoryError("planned")
+                raise MemoryError("planned")  # the step is half taken
             assert job.cache.ids == job.token_ids, "a canvas must see all that came before, once"
-            seed = job.request.seed
-            self.order.append(seed)
-            if seed % 13 == 12:
+            self.order.append(job.request.seed)
+            if job.request.seed % 13 == 12:
                 job.end(NonFiniteLogitsError("planned"))
-                continue
-            key = seed, job.number
-            self.steps[key] = self.steps.get(key, seed * 7 % 5 + 1) - 1
-            if self.steps[key] == 0:
-                job.settle(text_of(*key), converged=True)
+            else:
+                self._told(job, canvas.steps)
+
+    def _told(self, job: Job, steps: int) -> None:
+        seed, number = job.request.seed, job.number
+        if job.drafts:
+            job.outbox.put(Draft(number, steps, 9, "", (), 0, 0.0))
+        if steps < steps_of(seed, number, job.rerolled):
+            return
+        if job.rerolled < thrown_away(seed, number):
+            job.reroll()
+        else:
+            job.settle(text_of(seed, number), converged=True)
 
 
 def canvases_of(job: Job) -> int:
@@ -145,6 +179,7 @@ class Reader:
             self.job.request.cancelled.set()
         if rng.random() > self.patience:
             return
+        assert len(self.job.outbox) <= DRAFTS_AHEAD + 2, "drafts wait for their reader"
         while self.job.outbox:
             item = self.job.outbox.get()
             self.told.append(item)
@@ -166,6 +201,11 @@ class Reader:
         assert [each.token_ids for each in results] == [
             text_of(seed, number) for number in range(len(results))
         ], "the text of a request does not depend on company"
+        for each in results:
+            again = thrown_away(seed, each.number)
+            planned = [steps_of(seed, each.number, number) for number in range(again + 1)]
+            assert (each.steps, each.rerolled) == (sum(planned), again), "steps are those alone"
+        self._check_drafts()
         assert len(errors) == 1, "ends exactly once"
         assert self.told[-1] is errors[0], "nothing comes after the end"
         whole = len(results) == canvases_of(self.job)
@@ -176,7 +216,19 @@ class Reader:
         else:
             allowed = (DeadlineExceededError, GenerationError)
         assert isinstance(errors[0], allowed), repr(errors[0])
-        assert self.job.cache is None, "memory is given back"
+        assert self.job.cache is self.job.denoiser is self.job.context is None, "lets go of all"
+
+    def _check_drafts(self) -> None:
+        """Every draft belongs to the canvas under way, and steps are told one after another."""
+        canvas = step = 0
+        for each in self.told:
+            if isinstance(each, CanvasResult):
+                canvas, step = each.number + 1, 0
+            elif isinstance(each, Draft):
+                assert self.job.drafts
+                assert each.canvas == canvas
+                assert each.step in (1, step + 1), "in order, or begun anew"
+                step = each.step
 
 
 class Simulation:
@@ -209,12 +261,23 @@ class Simulation:
                 reader.look(self.now, self.rng)
             ticks += 1
             assert ticks < 20_000, "nobody waits forever"
-            assert len(self.scheduler.active) <= self.limits.active
+            self._check_memory()
         for reader in self.readers:
             reader.check()
         assert self.scheduler.active == []
         assert self.scheduler.waiting == 0
+        self._check_memory()
+        self.script.free()
+        assert not ALIVE, "memory is back at zero"
         return self
+
+    def _check_memory(self) -> None:
+        active, store = self.scheduler.active, self.script.prefixes
+        assert len(active) <= self.limits.active
+        assert sum(job.tokens for job in active) <= (self.limits.cache_bytes or sys.maxsize)
+        kept = {each.cache for each in store._kept}
+        assert store.bytes == sum(each.bytes for each in kept) <= PREFIXES
+        assert set(ALIVE) <= kept | {job.cache for job in active}, "nothing else holds a cache"
 
     def _arrive(self, number: int) -> None:
         rng = self.rng
@@ -228,7 +291,7 @@ class Simulation:
             prompt, (), GenerationSettings(timeout=timeout), 2 * canvases, number,
             clock=lambda: self.now,
         )  # fmt: skip
-        job = Job(request)
+        job = Job(request, drafts=rng.random() < 0.4)
         try:
             self.scheduler.submit(job)
         except (QueueFullError, ContextLengthError):
@@ -274,7 +337,7 @@ def ready_job(seed: int, canvases: int, prompt: int = 3) -> Job:
 def test_equal_requests_get_equal_shares() -> None:
     script = Script(Random(0))
     scheduler = Scheduler(script, Limits(active=16))
-    jobs = [ready_job(13 * 5 * n, 50) for n in range(1, 17)]  # seeds that take one step a canvas
+    jobs = [ready_job(13 * 5 * 4 * n, 50) for n in range(1, 17)]
     for job in jobs:
         scheduler.submit(job)
     for _ in range(60):

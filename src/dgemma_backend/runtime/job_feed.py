@@ -42,6 +42,9 @@ class JobFeed(Feed):
 
     def _passed_on(self, item: Item) -> Draft | CanvasResult:
         if isinstance(item, BaseException):
-            raise item
+            try:
+                raise item
+            finally:
+                del item  # or this frame keeps the error, and the error the frame and its job
         self._worker.wake()  # there is room for another draft
         return item

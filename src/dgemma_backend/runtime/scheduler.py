@@ -132,7 +132,7 @@ class Scheduler:
                 self._passes.leave(job)
             except Exception:  # noqa: BLE001 - there is no memory to keep it
                 self._passes.free()
-            job.end(error)
+            job.end(error.with_traceback(None))  # whose frames would keep the job
 
     def _admit(self) -> None:
         """In the order of their coming, as long as caches fit; nobody overtakes."""

@@ -5,6 +5,7 @@ shards       safetensors files as untrusted input
 manifest     SHA256SUMS
 layout       the tensors of a checkpoint in full precision
 expected     which tensors the files have to hold, quantised ones included
+fingerprint  what tells one checkpoint from another of the same name
 comparison   what there is against what there has to be
 stream       bytes -> tensors
 writing      tensors -> bytes
