@@ -15,8 +15,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.model_profile import ModelProfile
 from pydantic import AliasChoices, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from dgemma_backend import __version__
-from dgemma_backend import GenerationSettings
+from dgemma_backend import GenerationSettings, __version__
 from dgemma_backend.events import Draft
 from langchain_dgemma import engines
 from langchain_dgemma.chunks import PROVIDER
@@ -25,7 +24,7 @@ from langchain_dgemma.profile import profile_of
 from langchain_dgemma.requests import ALIASES, SETTINGS, plain_call, settings_of
 
 if TYPE_CHECKING:
-    from dgemma_backend import Engine, GenerationSettings
+    from dgemma_backend import Engine
 
 Effort = Literal["none", "low", "medium", "high"]
 

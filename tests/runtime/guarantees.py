@@ -95,6 +95,7 @@ def run(engine: Engine, schema: Any, seed: int, count: int, tally: Tally) -> Non
     """`count` outputs of one schema."""
     draw, court = random.Random(seed), Court(schema)
     as_tool = isinstance(schema, dict) and schema.get("type") == "object" and "$ref" not in schema
+    as_tool = as_tool and "" not in schema.get("properties", {})  # a call has no such key
     for number in range(count):
         settings = settings_of(draw, seed * 1000 + number, 0)
         if as_tool and draw.random() < 0.3:
