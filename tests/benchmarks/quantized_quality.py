@@ -23,7 +23,7 @@ from dgemma_backend import open_engine
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "tiny_model"))
 
 from tiny_trainer.evaluation.measure import Result, measure
-from tiny_trainer.evaluation.rows import TRAINING_WORDING_ROWS
+from tiny_trainer.evaluation.rows import WORD_ROWS
 
 FORMATS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
@@ -37,7 +37,7 @@ def measured(name: str, cases: int) -> dict[str, Any]:
     """All rows in one format, and what its weights take."""
     begun = time.perf_counter()
     with open_engine("tiny", device="cpu", **FORMATS[name]) as engine:
-        rows = [measure(engine, row, cases, "quantized/1") for row in TRAINING_WORDING_ROWS]
+        rows = [measure(engine, row, cases, "quantized/1") for row in WORD_ROWS]
         held = engine.info.weight_bytes
     return {
         "format": name,
