@@ -13,6 +13,8 @@ PACKAGES = [
     ROOT / "src" / "dgemma_backend",
     ROOT / "kernels" / "dgemma_kernels",
     ROOT / "integrations" / "langchain_dgemma",
+    ROOT / "integrations" / "llama_index" / "llms" / "dgemma",
+    ROOT / "integrations" / "llm_dgemma",
 ]
 INDEX_FOLDERS = ["integrations/llama_index", "integrations/llama_index/llms"]
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60

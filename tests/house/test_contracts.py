@@ -21,9 +21,20 @@ PLANTED = [
         "from dgemma_backend.runtime.engine import Engine",
     ),
     (
+        "adapters-use-public-names",
+        "integrations/llama_index/llms/dgemma/fold.py",
+        "from dgemma_backend.chat import parser",
+    ),
+    ("adapters-use-public-names", "integrations/llm_dgemma/convert.py", "import torch"),
+    (
         "adapters-are-strangers",
         "integrations/langchain_dgemma/__init__.py",
-        "import llama_index.core",
+        "import llama_index.llms.dgemma",
+    ),
+    (
+        "adapters-are-strangers",
+        "integrations/llm_dgemma/__init__.py",
+        "import langchain_dgemma",
     ),
     ("walk", "src/dgemma_backend/runtime/engine.py", "import dgemma_backend.cli"),
     ("walk", "src/dgemma_backend/chat/protocol.py", "import dgemma_backend.plugins"),

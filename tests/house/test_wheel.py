@@ -13,7 +13,13 @@ import pytest
 import dgemma_backend
 
 ROOT = Path(__file__).parents[2]
-ROOMS = {"src": "dgemma_backend", "kernels": "dgemma_kernels", "integrations": "langchain_dgemma"}
+PACKAGES = [
+    Path("src/dgemma_backend"),
+    Path("kernels/dgemma_kernels"),
+    Path("integrations/langchain_dgemma"),
+    Path("integrations/llama_index/llms/dgemma"),
+    Path("integrations/llm_dgemma"),
+]
 MEBIBYTE = 2**20
 
 pytestmark = pytest.mark.slow
@@ -40,14 +46,14 @@ def test_the_wheel_holds_every_file_of_every_package_and_nothing_else(
     wheel: zipfile.ZipFile,
 ) -> None:
     ours = {
-        path.relative_to(ROOT / room).as_posix()
-        for room, package in ROOMS.items()
-        for path in (ROOT / room / package).rglob("*")
+        path.relative_to(ROOT / package.parts[0]).as_posix()
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == ours
-    assert {f"{package}/py.typed" for package in ROOMS.values()} <= held
+    assert {"/".join([*package.parts[1:], "py.typed"]) for package in PACKAGES} <= held
 
 
 def test_the_wheel_names_its_command_and_carries_its_licence(wheel: zipfile.ZipFile) -> None:
@@ -55,6 +61,7 @@ def test_the_wheel_names_its_command_and_carries_its_licence(wheel: zipfile.ZipF
     parser = configparser.ConfigParser()
     parser.read_string(wheel.read(points).decode())
     assert parser["console_scripts"]["dgemma"] == "dgemma_backend.cli:main"
+    assert parser["llm"]["dgemma"] == "llm_dgemma"
     (licence,) = (name for name in wheel.namelist() if name.endswith("licenses/LICENSE"))
     assert wheel.read(licence) == (ROOT / "LICENSE").read_bytes()
 

@@ -1,0 +1,1 @@
+"""Questions to a folder of documents, answered by a model in this process."""
