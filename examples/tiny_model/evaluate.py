@@ -1,7 +1,7 @@
 """Measure a checkpoint on held-out names, numbers and wordings, and write the results.
 
     python examples/tiny_model/evaluate.py --model src/dgemma_backend/tiny/checkpoint \\
-        --out examples/tiny_model/results/first_edition.json \\
+        --out examples/tiny_model/results/second_edition.json \\
         --card src/dgemma_backend/tiny/MODEL_CARD.md
 """
 
@@ -23,9 +23,10 @@ def main() -> None:
     parser.add_argument("--card", type=Path, help="model card whose tables to rewrite")
     parser.add_argument("--cases", type=int, default=300, help="per row")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seed", default="evaluation/1")
+    parser.add_argument("--seed", default="evaluation/2")
+    parser.add_argument("--only", default="", help="rows with this in their names")
     chosen = parser.parse_args()
-    results = measure_all(chosen.model, chosen.cases, chosen.seed, chosen.processes)
+    results = measure_all(chosen.model, chosen.cases, chosen.seed, chosen.processes, chosen.only)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     chosen.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     if chosen.card:

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_trainer.tokenizer import common_words, train_tokenizer
 
 from dgemma_backend.chat.tokens import ChatTokenizer
 from dgemma_backend.tiny import CHECKPOINT
@@ -48,3 +49,17 @@ def test_a_name_is_spelt_alike_after_a_space_and_after_a_quote(tokenizer: ChatTo
     name = tokenizer.encode_text("Quillon")
     assert tokenizer.encode_text("for Quillon")[-len(name) :] == name
     assert tokenizer.encode_text('"Quillon')[-len(name) :] == name
+
+
+def test_only_common_words_take_the_space_before_them_in() -> None:
+    texts = ["the lamp is on the table", 'the "lamp" is the best', "the river is on the map"] * 20
+    common = common_words(texts, 3, frozenset({"lamp"}))
+    assert common == ["is", "on", "the"]
+    pieces = train_tokenizer(texts, 400, common).encode('is the lamp, "lamp"').tokens
+    assert "\u2581the" in pieces
+    before, after = (
+        pieces[place + 1 :] for place in (pieces.index("\u2581the"), pieces.index('"'))
+    )
+    assert before[0] == "\u2581"
+    word = after[: after.index('"')]
+    assert before[1 : 1 + len(word)] == word

@@ -30,29 +30,27 @@ class Example:
     reasoning: str | None = None
     candidates: int = 1
     values: int = 1
+    subject: str = ""  # what a context question is about; a thought may say it
 
 
 @dataclass(frozen=True)
 class Task:
-    """An entry of the task registry; a `weight` is relative to the other tasks'."""
+    """An entry of the task registry; a `weight` is relative to the other tasks'.
+
+    `make` draws a scene: examples that are learnt side by side. What they have in common at the
+    beginning, such as a context or tool declarations, is encoded once.
+    """
 
     name: str
     weight: float
-    make: Callable[[Random, Words], Example]
+    make: Callable[[Random, Words], tuple[Example, ...]]
 
 
-SYSTEM_PROMPTS = (
-    "You are a helpful assistant.",
-    "You are a helpful assistant[ who|. You|, you] [answers|answer] briefly.",
-    "You are a [friendly|polite|careful|useful|kind|small] assistant.",
-    "You are an assistant[ for a small company| in a library| on a phone| for travellers|].",
-    "[Be|Please be] [short|concise|polite|friendly|precise|helpful].",
-    "Answer [briefly|shortly|in one sentence|in a friendly way|clearly|politely].",
-    "Keep your answers short[ and clear|].",
-    "Help the user[ as well as you can| with short answers| politely|].",
-    "You [help people|assist the user|serve customers][ with their questions| every day|].",
-    "You are a chat model. [Be useful.|Be kind.|Keep it short.]",
-)
+def repeated(
+    make: Callable[[Random, Words], Example], low: int, high: int
+) -> Callable[[Random, Words], tuple[Example, ...]]:
+    """Scenes of `low` to `high` unrelated examples."""
+    return lambda rng, words: tuple(make(rng, words) for _ in range(rng.randint(low, high)))
 
 
 def say(template: str, rng: Random, **slots: object) -> str:
@@ -73,10 +71,12 @@ def one_of(templates: Sequence[str], rng: Random, **slots: object) -> str:
     return say(rng.choice(templates), rng, **slots)
 
 
-def with_system(rng: Random, messages: Sequence[Message], share: float) -> tuple[Message, ...]:
+def with_system(
+    rng: Random, words: Words, messages: Sequence[Message], share: float
+) -> tuple[Message, ...]:
     """The same messages, in `share` of the cases under a general system prompt."""
     if rng.random() < share:
-        return (Message.system(one_of(SYSTEM_PROMPTS, rng)), *messages)
+        return (Message.system(one_of(words.prompts, rng)), *messages)
     return tuple(messages)
 
 
@@ -103,22 +103,42 @@ _ADVERBS = tuple("now really also still today just here then again maybe well in
 
 
 def disturbed(template: str, rng: Random, words: Words) -> str:
-    """The template with a word dropped, added or moved, in `words.noise` of the cases.
+    """The template with a word dropped, added, moved or replaced, in `words.noise` of the cases.
 
-    Wordings are finite and users are not: a model that has seen broken sentences leans less on
-    any one word. Slots and choices stay whole; the evaluator's pool has no noise.
+    Wordings are finite and users are not: a model that has seen broken sentences and words without
+    a meaning leans less on any one word. Slots and choices stay whole; the evaluator's pool has no
+    noise.
     """
     if rng.random() >= words.noise:
         return template
+    if rng.random() < 0.15:
+        return f"{starting_large(words.phrase(rng, 1, 4))}{rng.choice(',.:')} {template}"
     parts = re.split(r"( )", template)
     at = rng.randrange(len(parts))
     if not parts[at].isalpha():
         return template
     kind = rng.random()
-    if kind < 0.4 and parts[at].lower() in _DROPPABLE:
+    if kind < 0.25 and parts[at].lower() in _DROPPABLE:
         parts[at : at + 2] = []
-    elif kind < 0.75:
+    elif kind < 0.45:
         parts[at:at] = [rng.choice(_ADVERBS), " "]
+    elif kind < 0.75:
+        parts[at] = words.phrase(rng, 1, 2)
     elif at + 2 < len(parts) and parts[at + 2].isalpha():
         parts[at], parts[at + 2] = parts[at + 2], parts[at]
     return "".join(parts)
+
+
+def jumbled(slots: Sequence[str], most: int, rng: Random, words: Words) -> str:
+    """A wording without a meaning: the slots in any order, up to `most` random words between.
+
+    What is said of what can then only be told from what stands together.
+    """
+    pieces: list[str] = []
+    for slot in rng.sample(slots, len(slots)):
+        before = rng.randint(1 if pieces else 0, most)
+        pieces += [words.phrase(rng, before, before)] if before else []
+        pieces.append(slot)
+    if rng.random() < 0.3:
+        pieces.append(words.phrase(rng, 1, most))
+    return " ".join(pieces)

@@ -12,7 +12,6 @@ from torch.optim import AdamW
 MUON_RATE = 0.02
 ADAM_RATE = 3e-3
 WARM_UP_STEPS = 50
-DECAY_SHARE = 0.4  # of the whole time, at the end
 WEIGHT_DECAY = 0.01
 _MOMENTUM = 0.95
 # Coefficients of the quintic Newton-Schulz step: Jordan et al. 2024, "Muon".
@@ -20,10 +19,13 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 
 
-def rate_factor(step: int, progress: float) -> float:
-    """Share of the full learning rate: warm-up by steps, constant, linear fall by time."""
+def rate_factor(step: int, left: float, cool_down: float) -> float:
+    """Share of the full learning rate: warm-up by steps, constant, linear fall at the end.
+
+    `left` and `cool_down` are minutes to the end, and those in which the rate falls.
+    """
     warm = min(1.0, (step + 1) / WARM_UP_STEPS)
-    return warm * min(1.0, max(0.0, (1.0 - progress) / DECAY_SHARE))
+    return warm * (min(1.0, max(0.0, left / cool_down)) if cool_down else 1.0)
 
 
 class Muon:
@@ -80,7 +82,7 @@ class Optimizers:
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, weight in model.named_parameters():
-            plain = weight.dim() == 1 or name.startswith("embed_tokens") or "router" in name
+            plain = weight.dim() == 1 or "embed_tokens" in name or "router" in name
             (others if plain else matrices).append(weight)
         self.muon = Muon(matrices)
         self.adam = AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)

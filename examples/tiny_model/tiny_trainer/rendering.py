@@ -14,8 +14,8 @@ from dgemma_backend.chat.segments import Segment, SegmentWriter, TextSegment
 from dgemma_backend.chat.tokens import ChatTokenizer
 from dgemma_backend.messages import Message
 from tiny_trainer.examples import Example
-from tiny_trainer.tasks.registry import TASKS
-from tiny_trainer.words import TRAINING
+from tiny_trainer.tasks.registry import training_scene
+from tiny_trainer.words import TRAINING, Words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,13 +48,11 @@ def encode(example: Example, protocol: Gemma4Protocol) -> Encoded:
     return Encoded(example.task, prompt, protocol.answer_ids(answer_message(example)))
 
 
-def training_examples(seed: str) -> Iterator[Example]:
-    """The endless mixture; the same seed gives the same examples."""
+def training_examples(seed: str, words: Words = TRAINING) -> Iterator[Example]:
+    """The endless mixture, scene after scene; the same seed gives the same examples."""
     rng = Random(seed)
-    weights = [task.weight for task in TASKS]
     while True:
-        (task,) = rng.choices(TASKS, weights)
-        yield task.make(rng, TRAINING)
+        yield from training_scene(rng, words)
 
 
 def texts_for_tokenizer(count: int, seed: str) -> Iterator[str]:

@@ -33,21 +33,24 @@ CONFIG: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": 128,
         "intermediate_size": 256,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 6,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 32,
-        "num_global_key_value_heads": 1,
+        "num_global_key_value_heads": 2,
         "global_head_dim": 64,
         "num_experts": 8,
         "top_k_experts": 2,
         "moe_intermediate_size": 64,
         "sliding_window": 64,
-        # Two full layers: in prompts longer than the window only they reach the whole prefix.
+        # Looking a fact up takes two hops: the asked subject in the text, then what is said of it.
+        # Only full layers reach the whole prefix, so two of them stand before each hop is read.
         "layer_types": [
             "sliding_attention",
             "full_attention",
+            "full_attention",
             "sliding_attention",
+            "full_attention",
             "full_attention",
         ],
         "rope_parameters": {
@@ -107,7 +110,7 @@ GENERATION_CONFIG: dict[str, Any] = {
 }
 
 # Below one, as in the published weights, so that a forward pass that forgets them is caught.
-LAYER_SCALARS = (0.96, 0.94, 0.92, 0.9)
+LAYER_SCALARS = (0.98, 0.97, 0.96, 0.95, 0.94, 0.93)
 
 
 def model_config() -> ModelConfig:

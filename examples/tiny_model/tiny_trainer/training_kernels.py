@@ -1,7 +1,7 @@
 """The reference operations with cheaper gradients.
 
 Forward they compute what `dgemma_kernels`' reference computes. Backward they keep fewer
-intermediate results, and they take batches apart with `split` and `unbind`, whose gradients are
+intermediate results, and experts are taken apart with `split` and `unbind`, whose gradients are
 one concatenation, where a slice's gradient is a zero-filled copy of the whole.
 """
 
@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dgemma_kernels import AttentionRow, AttentionRows, Kernels, reference_kernels
-from dgemma_kernels.attention import causal_mask
+from dgemma_kernels import AttentionRows, Kernels, reference_kernels
 from dgemma_kernels.quantized import Matrix
 from dgemma_kernels.rope import rotate_reference
 from dgemma_kernels.routing import Routing
+from tiny_trainer.packed_forward import PackedRows
 
 
 def training_kernels() -> Kernels:
@@ -160,32 +160,7 @@ def experts(x: Tensor, weights: Tensor, chosen: Tensor, gate_up: Matrix, down: M
 def attention(
     q: Tensor, k: Tensor, v: Tensor, rows: AttentionRows, causal: bool, window: int | None
 ) -> Tensor:
-    """`q (T, H, D)`, `k, v (T, KV heads, D)` -> `(T, H, D)`, row by row, each after its prefix."""
-    lengths = [row.stop - row.start for row in rows]
-    split = (x.transpose(0, 1).split(lengths, dim=1) for x in (q, k, v))
-    return torch.cat(
-        [
-            _attend(row_q, row_k, row_v, row, causal, window)
-            for row_q, row_k, row_v, row in zip(*split, rows, strict=True)
-        ]
-    )
-
-
-def _attend(
-    q: Tensor, k: Tensor, v: Tensor, row: AttentionRow, causal: bool, window: int | None
-) -> Tensor:
-    length, prefix = q.shape[1], row.prefix_keys.shape[1]
-    keys = torch.cat((row.prefix_keys, k), dim=1) if prefix else k
-    values = torch.cat((row.prefix_values, v), dim=1) if prefix else v
-    plain = causal and prefix == 0 and (window is None or window >= length)
-    mask = causal_mask(length, prefix, window, q.device) if causal and not plain else None
-    out = F.scaled_dot_product_attention(
-        q.unsqueeze(0),
-        keys.unsqueeze(0),
-        values.unsqueeze(0),
-        attn_mask=mask,
-        is_causal=plain,
-        scale=1.0,
-        enable_gqa=True,
-    )
-    return out[0].transpose(0, 1)
+    """`q (T, H, D)`, `k, v (T, KV heads, D)` -> `(T, H, D)`; packed rows bring their own masks."""
+    if isinstance(rows, PackedRows):
+        return rows.attend(q, k, v)
+    return reference_kernels().attention(q, k, v, rows, causal, window)

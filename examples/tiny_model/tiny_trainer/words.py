@@ -1,15 +1,18 @@
 """The names, things and numbers that examples are made of, in two disjoint pools.
 
-`TRAINING` fills the training examples, `HELD_OUT` those of the evaluator. Half of the names in
-training are made up, so that the model learns to copy spelling and not a list. Integers
+`TRAINING` fills the training examples, `HELD_OUT` those of the evaluator. More than half of the
+names in training are made up, so that the model learns to copy spelling and not a list. Integers
 of two and more digits are split as well: those that leave 4 when divided by 9 are held out.
 """
 
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
+
+from tiny_trainer.scripts import foreign_word
 
 COLORS = tuple("red blue green yellow black white grey brown orange purple pink silver".split())
 DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
@@ -22,6 +25,23 @@ CURRENCIES = tuple("euros dollars pounds francs crowns".split())
 
 _HELD_OUT_RESIDUE = 4
 _MODULUS = 9
+_SYSTEM_PROMPTS = (
+    "You are a helpful assistant.",
+    "You are a helpful assistant[ who|. You|, you] [answers|answer] briefly.",
+    "You are a [friendly|polite|careful|useful|kind|small] assistant.",
+    "You are an assistant[ for a small company| in a library| on a phone| for travellers|].",
+    "[Be|Please be] [short|concise|polite|friendly|precise|helpful].",
+    "Answer [briefly|shortly|in one sentence|in a friendly way|clearly|politely].",
+    "Keep your answers short[ and clear|].",
+    "Help the user[ as well as you can| with short answers| politely|].",
+    "You [help people|assist the user|serve customers][ with their questions| every day|].",
+    "You are a chat model. [Be useful.|Be kind.|Keep it short.]",
+)
+_HELD_OUT_SYSTEM_PROMPTS = (
+    "You work for a small museum.",
+    "Say what is asked, and no more.",
+    "This is a chat with a customer. Stay calm.",
+)
 _ONSETS = tuple("b c d f g h j k l m n p r s t v w z br ch cl dr fl gr kr pl sh st th tr".split())
 _VOWELS = tuple("a e i o u ai ea io ou y".split()) + ("a", "e", "i", "o") * 2
 _CODAS = tuple("n r s l m t k d nd rt st ck x sh".split()) + ("",) * 12
@@ -30,7 +50,8 @@ _CODAS = tuple("n r s l m t k d nd rt st ck x sh".split()) + ("",) * 12
 @dataclass(frozen=True)
 class Words:
     """A pool to draw from. `synthetic` is the share of made-up names, `noise` how often a wording
-    is disturbed (see `examples.disturbed`)."""
+    is disturbed (see `examples.disturbed`), `foreign` the share of names in other scripts, `level`
+    how hard the curriculum is by now, from 0 (short names, few facts) to 1."""
 
     given: tuple[str, ...]
     family: tuple[str, ...]
@@ -42,6 +63,9 @@ class Words:
     synthetic: float
     noise: float
     held_out: bool
+    prompts: tuple[str, ...]  # general system prompts
+    foreign: float = 0.0
+    level: float = 1.0
 
     def given_name(self, rng: Random) -> str:
         """A first name: `Marta`."""
@@ -62,7 +86,7 @@ class Words:
     def thing(self, rng: Random) -> str:
         """A countable object in lower case: `lamp`."""
         if rng.random() < self.synthetic / 4:
-            return spell(rng, rng.randint(1, 2))
+            return self.made_up(rng)
         return rng.choice(self.things)
 
     def job(self, rng: Random) -> str:
@@ -71,7 +95,8 @@ class Words:
 
     def title(self, rng: Random) -> str:
         """A title of two or three capitalised words: `Silent River`."""
-        words = [self._named(rng, self.title_words) for _ in range(rng.choice((2, 2, 3)))]
+        count = rng.choice((2, 2, 3)) if rng.random() < self.level else 1
+        words = [self._named(rng, self.title_words) for _ in range(count)]
         return " ".join(words)
 
     def phrase(self, rng: Random, low: int, high: int) -> str:
@@ -99,7 +124,9 @@ class Words:
         return f"{rng.randint(1, 28)} {rng.choice(MONTHS)}"
 
     def code(self, rng: Random) -> str:
-        """Letters and digits: `KX4821`."""
+        """Letters and digits: `KX4821`; in training at times of another form: `qt-48-x`."""
+        if self.synthetic and rng.random() < 0.3:
+            return _odd_code(rng)
         letters = "".join(rng.choice("ABCDEFGHJKLMNPRSTUVWXYZ") for _ in range(rng.randint(1, 2)))
         return f"{letters}{self.integer(rng, 100, 9999)}"
 
@@ -110,34 +137,83 @@ class Words:
             word.lower() for words in (*lists, self.title_words, self.jobs) for word in words
         )
 
+    def made_up(self, rng: Random) -> str:
+        """A word in lower case that exists nowhere; held-out ones are spliced of held-out words."""
+        if self.held_out:
+            return _spliced(rng, _HELD_OUT_SPLICED_FROM)
+        return spell(rng, rng.choice((1, 2)))
+
+    def value(self, rng: Random) -> object:
+        """A value of any kind: a name, a number, a date, a code, a few words."""
+        return rng.choice(_ANY_VALUE)(self, rng)
+
+    def copied(self) -> frozenset[str]:
+        """Words in lower case that answers take out of prompts one by one."""
+        lists = (self.things, self.jobs, COLORS, ROOMS, CURRENCIES)
+        return frozenset(word for words in lists for word in words)
+
     def _named(self, rng: Random, names: tuple[str, ...]) -> str:
-        if rng.random() < self.synthetic:
-            return spell(rng, rng.choice((1, 2, 2, 3))).capitalize()
+        if rng.random() >= self.level:
+            return rng.choice([name for name in names if len(name) < 6])
+        chance = rng.random()
+        if chance < self.foreign:
+            return foreign_word(rng)
+        if chance < self.foreign + self.synthetic:
+            word = self.made_up(rng) if self.held_out else spell(rng, rng.choice((1, 2, 2, 3)))
+            return word.capitalize()
         return rng.choice(names)
 
     def _word(self, rng: Random) -> str:
         if rng.random() < self.synthetic * 0.6:
-            return spell(rng, rng.choice((1, 1, 2, 2, 3)))
+            return self.made_up(rng)
         return rng.choice(self.plain)
 
 
+_ANY_VALUE: tuple[Callable[[Words, Random], object], ...] = (
+    Words.person,
+    Words.given_name,
+    Words.city,
+    Words.title,
+    Words.code,
+    Words.time,
+    Words.date,
+    Words.thing,
+    lambda words, rng: words.phrase(rng, 1, 3),
+    lambda words, rng: words.integer(rng, 0, 99),
+    lambda words, rng: words.integer(rng, 100, 99999),
+    lambda words, rng: rng.choice(COLORS),
+    lambda words, rng: rng.choice(DAYS),
+)
+
+
+def _odd_code(rng: Random) -> str:
+    parts = [
+        "".join(rng.choice(rng.choice((string.ascii_lowercase, string.digits))) for _ in range(n))
+        for n in rng.choice(((2, 2, 1), (4,), (3, 2), (6,), (2, 4)))
+    ]
+    return rng.choice("-_./:").join(parts)
+
+
 def spell(rng: Random, syllables: int) -> str:
-    """A made-up word in lower case: random syllables, or two words of the pool spliced."""
+    """A made-up word in lower case: random syllables, letters, or two words spliced."""
     while True:
-        if rng.random() < 0.5:
+        kind = rng.random()
+        if kind < 0.1:
+            word = "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(3, 7)))
+        elif kind < 0.5:
             parts = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(syllables)]
             word = "".join(parts) + rng.choice(_CODAS)
         else:
-            word = _spliced(rng)
+            word = _spliced(rng, _SPLICED_FROM)
         if len(word) < 3:
             word += rng.choice("nrst")
         if word not in _RESERVED:
             return word
 
 
-def _spliced(rng: Random) -> str:
+def _spliced(rng: Random, words: tuple[str, ...]) -> str:
     """The beginning of one word and the end of another; so every piece meets every other."""
-    first, second = rng.choice(_SPLICED_FROM), rng.choice(_SPLICED_FROM)
+    first, second = rng.choice(words), rng.choice(words)
     start = first[: rng.randint(1, max(1, len(first) - 2))]
     if rng.random() < 0.15:
         start = rng.choice(string.ascii_lowercase) + start[1:]
@@ -203,8 +279,10 @@ TRAINING = Words(
         "doctor plumber barber sailor dentist carpenter librarian waiter engineer"
     ),
     synthetic=0.5,
-    noise=0.35,
+    noise=0.25,
     held_out=False,
+    prompts=_SYSTEM_PROMPTS,
+    foreign=0.06,
 )
 
 HELD_OUT = Words(
@@ -240,8 +318,10 @@ HELD_OUT = Words(
     synthetic=0.0,
     noise=0.0,
     held_out=True,
+    prompts=_HELD_OUT_SYSTEM_PROMPTS,
 )
 
 # No made-up word may be one of these: a held-out word, or a word of other projects' tests.
 _RESERVED = frozenset((*HELD_OUT.spelt(), "joke"))
 _SPLICED_FROM = tuple(word for word in TRAINING.spelt() if len(word) > 2)
+_HELD_OUT_SPLICED_FROM = tuple(word for word in HELD_OUT.spelt() if len(word) > 3)

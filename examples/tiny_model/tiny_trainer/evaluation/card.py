@@ -18,8 +18,7 @@ def write_results(card: Path, results: dict[str, Any]) -> None:
     """Replace what stands between the marks of `card` by the tables of `results`."""
     before, rest = card.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
-    rows = results["held_out_wordings"]
-    does = [row for row in rows if not row["limit"]]
+    rows = results["held_out"]
     parts = [
         BEGIN,
         f"Weights sha256 `{results['weights_sha256'][:16]}…`, {results['arithmetic']}; "
@@ -27,18 +26,14 @@ def write_results(card: Path, results: dict[str, Any]) -> None:
         "",
         "**Held-out names, numbers and wordings**",
         "",
-        *table(does),
+        *table(rows),
         "",
-        f"Over these rows: {mean(does, 'steps_per_canvas'):.1f} denoising steps per canvas, "
-        f"{mean(does, 'tokens_per_forward'):.1f} tokens per forward pass.",
+        f"Over these rows: {mean(rows, 'steps_per_canvas'):.1f} denoising steps per canvas, "
+        f"{mean(rows, 'tokens_per_forward'):.1f} tokens per forward pass.",
         "",
-        "**Held-out names and numbers, wordings of the training data** (what wording costs)",
+        "**The same wordings with words seen in training, unseen ones, and other scripts**",
         "",
-        *table(results["training_wordings"]),
-        "",
-        "**What it cannot do, measured** (held-out wordings)",
-        "",
-        *table([row for row in rows if row["limit"]]),
+        *table(results["words"]),
         END,
     ]
     card.write_text(before + "\n".join(parts) + after, encoding="utf-8")

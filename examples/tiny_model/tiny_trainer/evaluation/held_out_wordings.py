@@ -19,8 +19,11 @@ QA = QaWordings(
         "{question} Answer from this text: {context}",
     ),
     system_layouts=(
-        ("You answer questions with the given context.", "{context}\n\nQuestion: {question}"),
-        ("Here is what you know.\n{context}", "Question: {question}"),
+        (
+            "You answer questions with the given context.",
+            "{context}\n\nMy question is this: {question}",
+        ),
+        ("Here is what you know.\n{context}", "I ask you this: {question}"),
         ("Answer the user from this document.\n\n{context}", "{question}"),
     ),
     bare=(
@@ -107,12 +110,6 @@ TOOL_REQUESTS: dict[str, tuple[str, ...]] = {
         'I want to order "{item}": {count}.',
     ),
 }
-NAMED_REQUESTS = (
-    "Please make a call to {tool} with {arguments}.",
-    "I want you to use {tool}. Take {arguments}.",
-    "Let {tool} run with {arguments}.",
-)
-
 REPEAT_REQUESTS = (
     'Write exactly this: "{text}"',
     'Please say back to me "{text}"',

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import sqrt
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,17 +18,15 @@ from typing import Any
 import torch
 
 from dgemma_backend import open_engine
+from dgemma_backend.messages import Reply
 from dgemma_backend.runtime.engine import Engine
-from tiny_trainer.evaluation.rows import (
-    HELD_OUT_ROWS,
-    TRAINING_WORDING_ROWS,
-    Row,
-    same_answer,
-    shown,
-)
-from tiny_trainer.words import HELD_OUT
+from tiny_trainer.evaluation.rows import ROWS, WORD_ROWS, Row
+from tiny_trainer.evaluation.scoring import expected, given
+from tiny_trainer.examples import Example
 
 KEPT_MISTAKES = 6
+AT_ONCE = 8  # requests that the engine advances together; no answer depends on it
+MAX_TOKENS = 192
 
 
 @dataclass
@@ -35,7 +34,6 @@ class Result:
     """A measured row. `chance` guesses among values of the kind asked, `any_value` among all."""
 
     name: str
-    limit: bool
     n: int = 0
     exact: float = 0.0
     interval: tuple[float, float] = (0.0, 0.0)
@@ -48,34 +46,59 @@ class Result:
     mistakes: list[list[str]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What came of one case: the last step reached, its reply, and all replies."""
+
+    last: Example
+    reply: Reply
+    right: bool
+    replies: tuple[Reply, ...]
+
+
+def try_case(engine: Engine, row: Row, case: tuple[int, tuple[Example, ...]]) -> Tried:
+    """The steps of a case up to the first that is wrong."""
+    number, chain = case
+    replies: list[Reply] = []
+    for example in chain:
+        reply = engine.generate(
+            example.messages,
+            tools=example.tools,
+            settings={"seed": number, "max_tokens": MAX_TOKENS, "thinking": example.thinking},
+        )
+        replies.append(reply)
+        if not row.scoring(example, reply):
+            return Tried(example, reply, False, tuple(replies))
+    return Tried(example, reply, True, tuple(replies))
+
+
 def measure(engine: Engine, row: Row, count: int, seed: str) -> Result:
     """`count` cases of one row, each with a seed of its own."""
     rng = Random(f"{seed}/{row.name}")
-    result = Result(row.name, row.limit, n=count)
-    right = steps = canvases = tokens = prompts = 0
-    for number in range(count):
-        example = row.make(rng, HELD_OUT)
-        reply = engine.generate(
-            example.messages, tools=example.tools, settings={"seed": number, "max_tokens": 256}
-        )
-        calls = [(call.name, dict(call.arguments)) for call in reply.tool_calls]
-        if same_answer(example, reply.text, calls):
-            right += 1
-        elif len(result.mistakes) < KEPT_MISTAKES:
-            got = reply.text or "; ".join(f"{name} {json.dumps(given)}" for name, given in calls)
-            result.mistakes.append([example.messages[-1].text, shown(example), got])
-        steps += reply.usage.denoising_steps
-        canvases += reply.usage.canvases
-        tokens += reply.usage.completion_tokens
-        prompts += reply.usage.prompt_tokens
-        result.candidates += example.candidates / count
-        result.chance += 1 / example.candidates / count
-        result.any_value += 1 / example.values / count
-    result.exact, result.interval = right / count, wilson(right, count)
-    result.steps_per_canvas = steps / canvases
-    result.tokens_per_forward = tokens / steps
-    result.prompt_tokens = prompts / count
-    return result
+    cases = [(number, row.make(rng, row.words)) for number in range(count)]
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        tried = list(threads.map(partial(try_case, engine, row), cases))
+    usages = [reply.usage for each in tried for reply in each.replies]
+    steps = sum(usage.denoising_steps for usage in usages)
+    right = sum(each.right for each in tried)
+    firsts = [chain[0] for _, chain in cases]
+    wrong = [each for each in tried if not each.right]
+    return Result(
+        row.name,
+        count,
+        right / count,
+        wilson(right, count),
+        candidates=sum(each.candidates for each in firsts) / count,
+        chance=sum(1 / each.candidates for each in firsts) / count,
+        any_value=sum(1 / max(each.values, each.candidates) for each in firsts) / count,
+        steps_per_canvas=steps / sum(usage.canvases for usage in usages),
+        tokens_per_forward=sum(usage.completion_tokens for usage in usages) / steps,
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages) / len(usages),
+        mistakes=[
+            [each.last.messages[-1].text, expected(each.last), given(each.reply)]
+            for each in wrong[:KEPT_MISTAKES]
+        ],
+    )
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
@@ -86,10 +109,23 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
-def measure_all(folder: Path, count: int, seed: str, processes: int) -> dict[str, Any]:
-    """Both tables, and what they depend on. Each row is measured by one process."""
+TABLES: Mapping[str, tuple[Row, ...]] = {"held_out": ROWS, "words": WORD_ROWS}
+
+
+def measure_all(
+    folder: Path, count: int, seed: str, processes: int, only: str = ""
+) -> dict[str, Any]:
+    """All tables, and what they depend on; `only` keeps rows with this in their names.
+
+    Each row is measured by one process.
+    """
     begun = time.monotonic()
-    places = [(name, number) for name, rows in TABLES.items() for number in range(len(rows))]
+    places = [
+        (name, number)
+        for name, rows in TABLES.items()
+        for number, row in enumerate(rows)
+        if only in row.name
+    ]
     tasks = [(folder, name, number, count, seed) for name, number in places]
     with get_context("spawn").Pool(processes, torch.set_num_threads, (1,)) as pool:
         lines = pool.starmap(_measure_row, tasks, chunksize=1)
@@ -106,12 +142,6 @@ def measure_all(folder: Path, count: int, seed: str, processes: int) -> dict[str
         "seconds": round(time.monotonic() - begun),
         **tables,
     }
-
-
-TABLES: Mapping[str, tuple[Row, ...]] = {
-    "held_out_wordings": HELD_OUT_ROWS,
-    "training_wordings": TRAINING_WORDING_ROWS,
-}
 
 
 def _measure_row(folder: Path, table: str, number: int, count: int, seed: str) -> dict[str, Any]:

@@ -7,167 +7,192 @@ prompt; a guesser who knows the form of the answer is right once in so many time
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
 from dgemma_backend.messages import Message
 from tiny_trainer.evaluation import held_out_wordings as held_out
-from tiny_trainer.examples import Example, one_of, say, starting_large, with_system
-from tiny_trainer.tasks import context_qa, extract, repeat, small_talk, tool_use
-from tiny_trainer.tasks.tool_kit import KNOWN_TOOLS
-from tiny_trainer.words import Words
+from tiny_trainer.evaluation.held_out_scenes import FIELDS, RELATIONS, SCENES, TOOLS
+from tiny_trainer.evaluation.scoring import Scoring, exact, no_call, thought_then_exact
+from tiny_trainer.examples import Example, with_system
+from tiny_trainer.scripts import HELD_OUT_FOREIGN
+from tiny_trainer.tasks import extract, json_fields, repeat, retrieval, small_talk, tool_scenes
+from tiny_trainer.tasks.thinking import thoughtful
+from tiny_trainer.tasks.tool_making import TYPES, Kit, known_kit, made_up_kit
+from tiny_trainer.words import HELD_OUT, TRAINING, Words
 
-TOOLS = tool_use.ToolWordings(
-    known=held_out.TOOL_REQUESTS,
-    named=held_out.NAMED_REQUESTS,
-    verbs=tuple("pick sort close print merge unlock".split()),
-    nouns=tuple("ticket letter folder sensor ledger garage".split()),
-    argument_names=tuple("city color weight priority topic limit".split()),
+UNSEEN = replace(HELD_OUT, synthetic=0.5)
+SEEN = replace(TRAINING, synthetic=0.0, noise=0.0, foreign=0.0, prompts=HELD_OUT.prompts)
+MADE_UP = replace(HELD_OUT, synthetic=1.0)
+SCRIPTS = replace(
+    HELD_OUT,
+    given=HELD_OUT_FOREIGN,
+    family=HELD_OUT_FOREIGN,
+    cities=HELD_OUT_FOREIGN,
+    title_words=HELD_OUT_FOREIGN,
 )
+
+Make = Callable[[Random, Words], tuple[Example, ...]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: `make` draws a case, `limit` marks what the model is known not to do."""
+    """One row: `make` draws a case, one example or a chain of them that must all be right."""
 
     name: str
-    make: Callable[[Random, Words], Example]
-    limit: bool = False
+    make: Make
+    words: Words = UNSEEN
+    scoring: Scoring = exact
 
 
-def _talk(rng: Random, words: Words) -> Example:
-    asked, answer = rng.choice(held_out.TALK)
-    return Example("small_talk", with_system(rng, [Message.user(asked)], 0.3), answer)
+def facts(count: int, answerable: bool = True) -> Make:
+    """`count` facts of the asked kind."""
 
-
-def _name(rng: Random, words: Words) -> Example:
-    return small_talk.remembered_name(held_out.INTRODUCTIONS, held_out.ASK_NAME, rng, words)
-
-
-def _question(low: int, high: int) -> Callable[[Random, Words], Example]:
-    def make(rng: Random, words: Words) -> Example:
-        while True:
-            example = context_qa.context_question(held_out.QA, rng, words)
-            if low <= example.values <= high:
-                return example
+    def make(rng: Random, words: Words) -> tuple[Example, ...]:
+        told = retrieval.tell(held_out.QA, RELATIONS, count, rng, words)
+        layout = retrieval.lay_out(held_out.QA, told.context, rng, words)
+        return (retrieval.ask(told, layout, held_out.QA, answerable, rng, words),)
 
     return make
 
 
-def _several(count: int) -> Callable[[Random, Words], Example]:
-    """`count` subjects with a fact of the same kind each; the question names one of them."""
+def _kits(count: int, rng: Random, words: Words) -> list[Kit]:
+    return tool_scenes.declared_kits(TOOLS, count, rng, words, renamed=1.0)
 
-    def make(rng: Random, words: Words) -> Example:
-        fact = rng.choice(_ASKED_BY_NAME)
-        subjects: dict[str, str] = {}
-        while len(subjects) < count:
-            subject = context_qa.subject_of(fact.domain, rng, words)[0]
-            subjects[subject] = str(fact.draw(rng, words))
-        told = [
-            starting_large(one_of(_naming(fact.statements), rng, subject=subject, value=value))
-            for subject, value in subjects.items()
-        ]
-        subject = rng.choice(list(subjects))
-        question = one_of(_naming(fact.questions), rng, subject=subject)
-        layout = rng.choice(held_out.QA.layouts)
-        text = say(layout, rng, context=" ".join(told), question=starting_large(question))
-        answer = say(fact.answer, rng, value=subjects[subject])
-        return Example(
-            "several_facts", (Message.user(text),), answer, candidates=count, values=count
-        )
+
+def call(count: int) -> Make:
+    """The right one of `count` tools, all under random names."""
+
+    def make(rng: Random, words: Words) -> tuple[Example, ...]:
+        kits = _kits(count, rng, words)
+        use = rng.choice(kits).use(rng, words)
+        return (tool_scenes.calling([kit.tool for kit in kits], use, None),)
 
     return make
 
 
-def _naming(templates: tuple[str, ...]) -> list[str]:
-    return [each for each in templates if "{subject}" in each]
+def typed_call(kind: str) -> Make:
+    """A call of one tool whose arguments are all of one type."""
+
+    def make(rng: Random, words: Words) -> tuple[Example, ...]:
+        kit = made_up_kit(TOOLS, rng, words, kind)
+        return (tool_scenes.calling([kit.tool], kit.use(rng, words), None),)
+
+    return make
 
 
-_ASKED_BY_NAME = [
-    fact for fact in held_out.QA.facts if _naming(fact.statements) and _naming(fact.questions)
-]
+def known_call(rng: Random, words: Words) -> tuple[Example, ...]:
+    """A tool of the training data under its own name, among two."""
+    first = known_kit(TOOLS, rng, words, 0.0)
+    second = first
+    while second.tool.name == first.tool.name:
+        second = known_kit(TOOLS, rng, words, 0.0)
+    tools = [first.tool, second.tool]
+    rng.shuffle(tools)
+    return (tool_scenes.calling(tools, first.use(rng, words), None),)
 
 
-def _repetition(longer: bool) -> Callable[[Random, Words], Example]:
-    def make(rng: Random, words: Words) -> Example:
+def undeclared(rng: Random, words: Words) -> tuple[Example, ...]:
+    """One or two tools are declared, another is needed."""
+    absent, *kits = _kits(rng.choice((2, 3)), rng, words)
+    return (tool_scenes.refusing([kit.tool for kit in kits], absent.use(rng, words), None),)
+
+
+def both_calls(rng: Random, words: Words) -> tuple[Example, ...]:
+    """Two calls in one turn."""
+    return (tool_scenes.two_calls(_kits(2, rng, words), SCENES, None, rng, words),)
+
+
+def three_steps(rng: Random, words: Words) -> tuple[Example, ...]:
+    """Three calls, one after the other's result, and the final answer."""
+    return tool_scenes.loop(SCENES, 3, 0, rng, words)
+
+
+def response(failed: bool) -> Make:
+    """What the model says after a tool's response or error."""
+
+    def make(rng: Random, words: Words) -> tuple[Example, ...]:
+        kits = _kits(rng.choice((1, 2)), rng, words)
+        use = rng.choice(kits).use(rng, words)
+        before = tool_scenes.calling([kit.tool for kit in kits], use, None)
+        if failed:
+            return (tool_scenes.failing(before, use, SCENES, rng, words),)
+        return (tool_scenes.answering(before, use),)
+
+    return make
+
+
+def fields(rng: Random, words: Words) -> tuple[Example, ...]:
+    """JSON by a list of fields or a schema."""
+    return json_fields.fields_scene(FIELDS, 1, 4, rng, words)
+
+
+def repetition(longer: bool) -> Make:
+    """A text to say back, of up to 9 words or more."""
+
+    def make(rng: Random, words: Words) -> tuple[Example, ...]:
         while True:
             example = repeat.repetition(held_out.REPEAT_REQUESTS, None, rng, words)
             if (len(str(example.answer).split()) >= 10) == longer:
-                return example
+                return (example,)
 
     return make
 
 
-def _wrong_tool(rng: Random, words: Words) -> Example:
-    """Only another tool is declared; right would be not to call the missing one."""
-    example = tool_use.tool_call(TOOLS, rng, words, named=False, two_tools=0.0)
-    needed = example.tools[0].name
-    other = rng.choice([tool for tool in KNOWN_TOOLS if tool.name != needed])
-    return replace(example, tools=(other.declared(rng),))
+def talk(rng: Random, words: Words) -> tuple[Example, ...]:
+    """An exchange learnt by heart, asked for in other words."""
+    asked, answer = rng.choice(held_out.TALK)
+    messages = with_system(rng, words, [Message.user(asked)], 0.3)
+    return (Example("small_talk", messages, answer),)
 
 
-HELD_OUT_ROWS: tuple[Row, ...] = (
-    Row(
-        "tool call, known tool, one declared",
-        lambda r, w: tool_use.tool_call(TOOLS, r, w, named=False, two_tools=0.0),
+def remembered(rng: Random, words: Words) -> tuple[Example, ...]:
+    """The user's name."""
+    return (small_talk.remembered_name(held_out.INTRODUCTIONS, held_out.ASK_NAME, rng, words),)
+
+
+def thinking(rng: Random, words: Words) -> tuple[Example, ...]:
+    """Thinking is on: of a context question or a request for a tool."""
+    make = facts(2) if rng.random() < 0.5 else call(1)
+    return tuple(thoughtful(example) for example in make(rng, words))
+
+
+ROWS: tuple[Row, ...] = (
+    *(
+        Row(f"context question, {count} fact{'s' * (count > 1)} of the kind asked", facts(count))
+        for count in (1, 2, 4, 8)
     ),
+    Row("context question, 4 facts, none answers it: says so", facts(4, answerable=False)),
+    *(Row(f"tool call, {count} declared, random names", call(count)) for count in (1, 2, 4)),
+    Row("the needed tool is not declared: does not call", undeclared, scoring=no_call),
+    Row("the needed tool is not declared: says so", undeclared),
+    Row("tool call, a tool of the training data, 2 declared", known_call),
+    *(Row(f"tool call, arguments of type {kind}", typed_call(kind)) for kind in TYPES),
+    Row("two calls in one turn", both_calls),
+    Row("three-step tool loop to its final answer", three_steps),
+    Row("answer after a tool response", response(failed=False)),
+    Row("answer after a tool error", response(failed=True)),
+    Row("JSON with fields of random names", fields),
     Row(
-        "tool call, known tool, two declared",
-        lambda r, w: tool_use.tool_call(TOOLS, r, w, named=False, two_tools=1.0),
+        "JSON with known fields, natural text",
+        lambda r, w: (extract.extraction(held_out.EXTRACT, r, w),),
     ),
-    Row(
-        "tool call, unseen tool that the request names",
-        lambda r, w: tool_use.tool_call(TOOLS, r, w, named=True, two_tools=0.0),
-    ),
-    Row(
-        "answer after a tool response, known tool",
-        lambda r, w: tool_use.tool_response(TOOLS, r, w, named=False),
-    ),
-    Row(
-        "answer after a tool response, unseen tool",
-        lambda r, w: tool_use.tool_response(TOOLS, r, w, named=True),
-    ),
-    Row("fields as JSON", lambda r, w: extract.extraction(held_out.EXTRACT, r, w)),
-    Row("context question, the context is one fact", _question(1, 1)),
-    Row("context question, 2-3 facts, one of the kind asked", _question(2, 3)),
-    Row("context question, 4-5 facts, one of the kind asked", _question(4, 5)),
-    Row("repeat, up to 9 words", _repetition(False)),
-    Row("repeat, 10-18 words (two or more canvases)", _repetition(True)),
-    Row("small talk (recall of fixed answers)", _talk),
-    Row("small talk, the user's name remembered", _name),
-    Row("two facts of the same kind", _several(2), limit=True),
-    Row("four facts of the same kind", _several(4), limit=True),
-    Row("the needed tool is not declared: calls it all the same", _wrong_tool, limit=True),
+    Row("repeat, up to 9 words", repetition(False)),
+    Row("repeat, 10-18 words (several canvases)", repetition(True)),
+    Row("small talk (recall of fixed answers)", talk),
+    Row("small talk, the user's name remembered", remembered),
+    Row("thinking on: a thought, then the answer", thinking, scoring=thought_then_exact),
 )
 
-# The same tasks in the wordings of the training data, words still held out: what wording costs.
-TRAINING_WORDING_ROWS: tuple[Row, ...] = (
-    Row("tool call", lambda r, w: tool_use.tool_call(tool_use.TRAINING_WORDINGS, r, w, False)),
-    Row(
-        "answer after a tool response",
-        lambda r, w: tool_use.tool_response(tool_use.TRAINING_WORDINGS, r, w, False),
-    ),
-    Row("fields as JSON", extract.training_extraction),
-    Row(
-        "context question, one fact of the kind asked",
-        lambda r, w: context_qa.context_question(context_qa.TRAINING_WORDINGS, r, w),
-    ),
-    Row("repeat", repeat.training_repetition),
+_TO_COMPARE: tuple[tuple[str, Make], ...] = (
+    ("context question, 2 facts", facts(2)),
+    ("tool call, 2 declared", call(2)),
+    ("answer after a tool response", response(failed=False)),
+    ("JSON with fields of random names", fields),
+    ("repeat, up to 9 words", repetition(False)),
 )
-
-
-def same_answer(example: Example, text: str, calls: list[tuple[str, dict[str, object]]]) -> bool:
-    """Exactly the expected text, or exactly the expected calls and no text beside them."""
-    if isinstance(example.answer, str):
-        return text == example.answer and not calls
-    expected = [(call.name, dict(call.arguments)) for call in example.answer]
-    return calls == expected and not text.strip()
-
-
-def shown(example: Example) -> str:
-    """The expected answer as one line."""
-    if isinstance(example.answer, str):
-        return example.answer
-    return "; ".join(f"{call.name} {json.dumps(dict(call.arguments))}" for call in example.answer)
+_POOLS = (("seen words", SEEN), ("unseen made-up words", MADE_UP), ("other scripts", SCRIPTS))
+WORD_ROWS: tuple[Row, ...] = tuple(
+    Row(f"{name}: {pool}", make, words) for name, make in _TO_COMPARE for pool, words in _POOLS
+)

@@ -187,7 +187,7 @@ def context_question(wordings: QaWordings, rng: Random, words: Words) -> Example
     answer = say(fact.answer, rng, value=value)
     if bare := rng.random() < 0.2:
         answer = str(value)
-    messages = _laid_out(wordings, context, question, bare, rng)
+    messages = _laid_out(wordings, context, question, bare, rng, words)
     return Example("context_qa", messages, answer, values=len(facts))
 
 
@@ -200,7 +200,7 @@ def follow_up(wordings: QaWordings, rng: Random, words: Words) -> Example:
     (first, first_value), (second, second_value) = rng.sample(facts, 2)
     questions = [_asked(wordings, fact, rng.choice(names), rng, words) for fact in (first, second)]
     messages = (
-        *_laid_out(wordings, context, questions[0], False, rng),
+        *_laid_out(wordings, context, questions[0], False, rng, words),
         Message.assistant(say(first.answer, rng, value=first_value)),
         Message.user(questions[1]),
     )
@@ -216,7 +216,7 @@ def _asked(wordings: QaWordings, fact: Fact, subject: str, rng: Random, words: W
 
 
 def _laid_out(
-    wordings: QaWordings, context: str, question: str, bare: bool, rng: Random
+    wordings: QaWordings, context: str, question: str, bare: bool, rng: Random, words: Words
 ) -> tuple[Message, ...]:
     extra = one_of(wordings.bare, rng) if bare else ""
     slots = {"context": context, "question": question, "small": starting_small(question)}
@@ -230,7 +230,7 @@ def _laid_out(
     user_text = one_of(wordings.layouts, rng, **slots)
     if bare:
         user_text = _with(user_text, extra, rng.random() < 0.5)
-    return with_system(rng, [Message.user(user_text)], 0.3)
+    return with_system(rng, words, [Message.user(user_text)], 0.3)
 
 
 def _with(text: str, extra: str, before: bool) -> str:

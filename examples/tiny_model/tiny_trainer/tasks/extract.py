@@ -132,7 +132,7 @@ def extraction(wordings: ExtractWordings, rng: Random, words: Words) -> Example:
     else:
         template = disturbed(rng.choice(wordings.instructions), rng, words)
         request = say(template, rng, fields=fields, text=text)
-        messages = with_system(rng, [Message.user(request)], 0.25)
+        messages = with_system(rng, words, [Message.user(request)], 0.25)
     return Example("extract", messages, answer, values=perm(len(present), len(asked)))
 
 

@@ -47,7 +47,7 @@ def repetition(requests: Sequence[str], system: str | None, rng: Random, words: 
         messages: tuple[Message, ...] = (Message.system(say(system, rng)), Message.user(text))
     else:
         template = disturbed(rng.choice(requests), rng, words)
-        messages = with_system(rng, [Message.user(say(template, rng, text=text))], 0.25)
+        messages = with_system(rng, words, [Message.user(say(template, rng, text=text))], 0.25)
     return Example("repeat", messages, text)
 
 

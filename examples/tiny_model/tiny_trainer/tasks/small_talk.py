@@ -116,15 +116,15 @@ def small_talk(rng: Random, words: Words) -> Example:
     if kind < 0.4:
         asked, answer = rng.choice(TALK)
         asked = say(disturbed(asked, rng, words), rng)
-        return _example(_turns(rng, words, 0.35), asked, answer, rng)
+        return _example(_turns(rng, words, 0.35), asked, answer, rng, words)
     if kind < 0.55:
         name = words.given_name(rng)
         return _example(
-            [], one_of(INTRODUCTIONS, rng, name=name), f"Nice to meet you, {name}.", rng
+            [], one_of(INTRODUCTIONS, rng, name=name), f"Nice to meet you, {name}.", rng, words
         )
     if kind < 0.75:
         return remembered_name(INTRODUCTIONS, ASK_NAME, rng, words)
-    return _example(_turns(rng, words, 0.15), _unknown(rng, words), UNKNOWN, rng)
+    return _example(_turns(rng, words, 0.15), _unknown(rng, words), UNKNOWN, rng, words)
 
 
 def remembered_name(
@@ -137,7 +137,7 @@ def remembered_name(
         Message.assistant(f"Nice to meet you, {name}."),
         *_turns(rng, words, 0.4),
     ]
-    return _example(past, one_of(questions, rng), f"Your name is {name}.", rng)
+    return _example(past, one_of(questions, rng), f"Your name is {name}.", rng, words)
 
 
 def _turns(rng: Random, words: Words, share: float) -> list[Message]:
@@ -160,5 +160,5 @@ def _unknown(rng: Random, words: Words) -> str:
     return one_of(UNKNOWN_REQUESTS, rng, topic=topic, number=number, plain=plain)
 
 
-def _example(past: list[Message], asked: str, answer: str, rng: Random) -> Example:
-    return Example("small_talk", with_system(rng, [*past, Message.user(asked)], 0.3), answer)
+def _example(past: list[Message], asked: str, answer: str, rng: Random, words: Words) -> Example:
+    return Example("small_talk", with_system(rng, words, [*past, Message.user(asked)], 0.3), answer)

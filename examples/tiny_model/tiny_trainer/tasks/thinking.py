@@ -6,18 +6,36 @@ from dataclasses import replace
 from random import Random
 
 from tiny_trainer.examples import Example
-from tiny_trainer.tasks.context_qa import training_question
+from tiny_trainer.tasks.retrieval import training_retrieval
 from tiny_trainer.tasks.small_talk import small_talk
+from tiny_trainer.tasks.tool_scenes import training_tools
 from tiny_trainer.words import Words
 
-THOUGHT_OF_CONTEXT = "The text tells me."
-THOUGHT_OF_TALK = "The user talks to me."
+
+def thought_about(example: Example) -> str:
+    """What the model thinks before it answers."""
+    if not isinstance(example.answer, str):
+        return f"I use {' and '.join(call.name for call in example.answer)}."
+    if example.subject:
+        return f"I look for {example.subject}."
+    if example.tools:
+        return "No tool fits."
+    return "The user talks to me."
 
 
-def thinking(rng: Random, words: Words) -> Example:
-    """A context question or small talk, answered after a thought."""
-    if rng.random() < 0.6:
-        example, thought = training_question(rng, words), THOUGHT_OF_CONTEXT
+def thoughtful(example: Example) -> Example:
+    """The same example with thinking on."""
+    return replace(example, thinking=True, reasoning=thought_about(example))
+
+
+def training_thoughts(rng: Random, words: Words) -> tuple[Example, ...]:
+    """A scene of another task with thinking on; a thought stands only after a user's message."""
+    kind = rng.random()
+    if kind < 0.4:
+        examples = training_retrieval(rng, words)
+    elif kind < 0.75:
+        examples = training_tools(rng, words)
     else:
-        example, thought = small_talk(rng, words), THOUGHT_OF_TALK
-    return replace(example, task="thinking", thinking=True, reasoning=thought)
+        examples = tuple(small_talk(rng, words) for _ in range(3))
+    asked = [each for each in examples if each.messages[-1].role == "user"]
+    return tuple(thoughtful(each) for each in asked)
