@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dgemma_backend.plugins import provider
     from dgemma_backend.runtime.engine import Engine
     from dgemma_backend.runtime.opening import open_engine
+    from dgemma_backend.runtime.scheduler import Limits
     from dgemma_backend.runtime.scripted_engine import ScriptedEngine
     from dgemma_backend.settings import GenerationSettings
     from dgemma_backend.weights.fingerprint import fingerprint
@@ -47,6 +48,7 @@ __all__ = [
     "Hole",
     "Image",
     "Infill",
+    "Limits",
     "Message",
     "Reply",
     "ResponseFormat",
@@ -74,6 +76,7 @@ _HOME = {  # public name -> the module it lives in; a module of that very name i
     "Hole": "constraint.template",
     "Image": "messages",
     "Infill": "infilling",
+    "Limits": "runtime.scheduler",
     "Message": "messages",
     "Reply": "messages",
     "ResponseFormat": "messages",

@@ -28,6 +28,10 @@ class Score:
     high: int
 
     def __post_init__(self) -> None:
+        if not all(isinstance(each, int) for each in (self.low, self.high)):
+            raise SettingError(
+                f"a score goes between whole numbers, got {self.low!r}, {self.high!r}"
+            )
         if not self.low < self.high or self.high - self.low >= MOST_CHOICES:
             raise SettingError(
                 f"a score from {self.low} to {self.high} must rise and have at most "

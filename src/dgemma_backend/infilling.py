@@ -39,11 +39,20 @@ def checked_template(parts: Sequence[TemplatePart]) -> tuple[TemplatePart, ...]:
 
 def filled(parts: Sequence[TemplatePart], reply: Reply) -> Infill:
     """The template's text as the reply has it. Raises SettingError if it is not of that form."""
-    pattern = "".join("(.*?)" if isinstance(part, Hole) else re.escape(part) for part in parts)
+    pattern = "".join(re.escape(part) if isinstance(part, str) else _of(part) for part in parts)
     found = re.fullmatch(pattern, reply.text, re.DOTALL)
     if found is None:
         raise SettingError(f"the answer {reply.text!r:.120} does not have the template's form")
     return Infill(reply.text, found.groups(), reply)
+
+
+def _of(hole: Hole) -> str:
+    """A group for what may stand in a hole; a pattern with groups of its own counts as any text."""
+    if hole.choices is not None:
+        return f"({'|'.join(map(re.escape, hole.choices))})"
+    if hole.regex is not None and re.compile(hole.regex).groups == 0:
+        return f"({hole.regex})"
+    return "(.*?)"
 
 
 def edit_template(text: str, span: tuple[int, int], hole: Hole) -> tuple[TemplatePart, ...]:
@@ -51,6 +60,11 @@ def edit_template(text: str, span: tuple[int, int], hole: Hole) -> tuple[Templat
 
     Raises SettingError for a span outside the text.
     """
+    whole = isinstance(span, tuple | list) and len(span) == 2
+    if not isinstance(text, str) or not whole or not all(isinstance(at, int) for at in span):
+        raise SettingError(
+            f"edit takes a text and a span of two places in it, got {text!r:.40} and {span!r:.40}"
+        )
     begin, end = span
     if not 0 <= begin <= end <= len(text):
         raise SettingError(f"span={span!r} is not within a text of {len(text)} characters")

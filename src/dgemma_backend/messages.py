@@ -128,6 +128,18 @@ class ResponseFormat:
     value: Any
     on_unsupported: Unsupported = "raise"
 
+    def __post_init__(self) -> None:
+        fits = {
+            "json_schema": not isinstance(self.value, str | bytes | None),
+            "regex": isinstance(self.value, str),
+            "choices": isinstance(self.value, tuple),
+        }
+        if not fits.get(self.kind, False):
+            raise SettingError(
+                f"a response format of kind {self.kind!r} cannot be {self.value!r:.80}. Use "
+                "ResponseFormat.json_schema({...}), .regex('...') or .choices(['...', '...'])."
+            )
+
     @classmethod
     def json_schema(cls, schema: Any, *, on_unsupported: Unsupported = "raise") -> ResponseFormat:
         """JSON that a schema accepts: a mapping, or a type that pydantic knows.
@@ -154,7 +166,7 @@ class ResponseFormat:
     @classmethod
     def choices(cls, texts: Sequence[str]) -> ResponseFormat:
         """One of these texts."""
-        return cls("choices", tuple(texts))
+        return cls("choices", texts if isinstance(texts, str) else tuple(texts))
 
 
 @dataclass(frozen=True)

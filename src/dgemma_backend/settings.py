@@ -71,7 +71,7 @@ class GenerationSettings:
     timeout: float | None = None
     isolate: bool = False
     cache_salt: str | None = None
-    steering: Steering = "constrained"
+    steering: Steering = "joint"
     draft: str | None = None
     sampler: str = "entropy_bound"
     stop_rule: str = "stable_and_confident"

@@ -45,6 +45,7 @@ def test_the_public_names_are_this_list() -> None:
         "Hole",
         "Image",
         "Infill",
+        "Limits",
         "Message",
         "Reply",
         "ResponseFormat",

@@ -153,7 +153,7 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     (ResponseFormat.choices([]), {}, ConstraintError, "choices must be"),
     (ResponseFormat.choices(["a", "a"]), {}, ConstraintError, "twice"),
     (ResponseFormat.regex("("), {}, ConstraintError, "regex|pattern"),
-    (ResponseFormat.json(), {"top_k": 5}, SettingError, "steering='constrained'"),
+    (ResponseFormat.json(), {"top_k": 5}, SettingError, "steering='joint'"),
 ]
 
 

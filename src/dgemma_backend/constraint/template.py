@@ -44,6 +44,11 @@ class Hole:
     choices: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        if not all(isinstance(each, int) for each in (self.max_tokens, self.min_tokens)):
+            raise ConstraintError(
+                f"a hole's bounds must be whole numbers; got min_tokens={self.min_tokens!r}, "
+                f"max_tokens={self.max_tokens!r}"
+            )
         if not 0 <= self.min_tokens <= self.max_tokens or self.max_tokens < 1:
             raise ConstraintError(
                 f"a hole takes at least one token, and min_tokens <= max_tokens; got "
@@ -52,6 +57,8 @@ class Hole:
         if self.regex is not None and self.choices is not None:
             raise ConstraintError("a hole has either a regex or choices, not both")
         if self.choices is not None:
+            if isinstance(self.choices, str):
+                raise ConstraintError(f"choices={self.choices!r} must be a list of texts")
             object.__setattr__(self, "choices", tuple(self.choices))  # a list will do as well
             if not self.choices or not all(self.choices):
                 raise ConstraintError("a hole needs choices that are not empty")

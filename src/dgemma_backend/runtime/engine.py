@@ -145,6 +145,7 @@ class Engine(RequestRunner):
 
         The new part has at most `max_tokens`, by default twice as many as the old one and 16.
         """
+        edit_template(text, span, Hole(max_tokens=1))  # refuses what is no span of a text
         old = len(self.token_ids(text[slice(*span)]))
         most = 2 * old + 16 if max_tokens is None else max_tokens
         hole = Hole(max_tokens=most, min_tokens=1)
@@ -194,6 +195,11 @@ class Engine(RequestRunner):
     ) -> Iterator[Decision]:
         """`decide` for many conversations, in their order; they share passes and prefixes."""
         question = self._question(choices, canvases)
+        if isinstance(conversations, str):
+            raise SettingError(
+                f"decide_all takes many conversations, got one text, {conversations!r:.60}. Use "
+                "decide, or put it into a list."
+            )
 
         def begun() -> Iterator[tuple[Request, Feed]]:
             for messages in conversations:

@@ -80,12 +80,12 @@ class Guidance:
         steering: SteeringName = request.settings.steering
         try:
             constraint = self._constraint(request, choice, self._thought(request, in_thought))
-        except ConstraintError:
+        except ConstraintError as error:
             if forced or format or request.template:
                 raise
             warnings.warn(
-                "The tools' schemas pass the limits of what can be guaranteed, so the arguments of "
-                "calls are the model's own and unchecked.",
+                f"The arguments of calls are the model's own and unchecked, because no form can be "
+                f"made of the tools: {error}.",
                 RuntimeWarning,
                 stacklevel=2,
             )

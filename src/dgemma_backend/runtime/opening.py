@@ -1,5 +1,6 @@
 """Opening an engine by the name of its model."""
 
+import os
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
@@ -49,7 +50,13 @@ def open_engine(
         made._recipe = (partial(open_engine, model, engine=engine, **chosen), ())
         return made
 
-    key = (engine, str(model), *sorted((name, repr(value)) for name, value in chosen.items()))
+    # a fork has none of its parent's threads, so it gets an engine of its own
+    key = (
+        os.getpid(),
+        engine,
+        str(model),
+        *sorted((name, repr(value)) for name, value in chosen.items()),
+    )
     opened: Engine = registered_engine(key, opener)
     return opened
 

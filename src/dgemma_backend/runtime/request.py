@@ -100,6 +100,16 @@ def usable_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> tuple[Tool
 
     Raises `SettingError` for a choice that the tools cannot fulfil.
     """
+    strange = [tool for tool in tools if not isinstance(tool, Tool)] if _many(tools) else [tools]
+    if strange:
+        raise SettingError(
+            f"tools must be a list of Tool objects, got {strange[0]!r:.80}. Write "
+            "Tool('name', 'what it does', {...})."
+        )
+    if not isinstance(choice, ToolChoice | None):
+        raise SettingError(
+            f"tool_choice={choice!r:.80} must be a ToolChoice: ToolChoice('required')."
+        )
     if choice is None or choice.mode == "auto":
         return tuple(tools)
     if choice.mode == "none":
@@ -112,6 +122,10 @@ def usable_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> tuple[Tool
             f"tool choice names {choice.name!r}, which is none of the tools: {', '.join(names)}."
         )
     return tuple(tools)
+
+
+def _many(tools: object) -> bool:
+    return isinstance(tools, list | tuple)
 
 
 def settle_seed(settings: GenerationSettings) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from dgemma_backend.chat.parser import AnswerParser
 from dgemma_backend.chat.protocol import Gemma4Protocol
 from dgemma_backend.config import DecodingDefaults
-from dgemma_backend.errors import EngineClosedError, ResponseFormatError
+from dgemma_backend.errors import EngineClosedError, ResponseFormatError, SettingError
 from dgemma_backend.events import CanvasCommitted, Draft, Event
 from dgemma_backend.messages import (
     Message,
@@ -93,6 +93,15 @@ class RequestRunner(ABC):
         self._plugins.sampler(settings.sampler)  # unknown names are refused at the door
         self._plugins.stop_rule(settings.stop_rule)
         declared = usable_tools(tools, tool_choice)
+        if not isinstance(response_format, ResponseFormat | None):
+            raise SettingError(
+                f"response_format={response_format!r:.80} must be a ResponseFormat: "
+                "ResponseFormat.json_schema({...})."
+            )
+        if reads.get("template") and settings.stop:
+            raise SettingError(
+                f"stop={settings.stop!r} could cut a template's fixed text. Leave it out."
+            )
         conversation, prompt = self._rendered(messages, declared, settings.thinking)
         canvas, context = self.info.canvas_length, self.info.context_length
         request = open_request(prompt, declared, settings, self._defaults, canvas, context)
@@ -199,7 +208,10 @@ class RequestRunner(ABC):
         settings = request.settings
         budget = None
         if settings.thinking_budget is not None:
-            budget = ThoughtBudget(settings.thinking_budget, self._protocol.end_of_thought_ids())
+            header = len(self._protocol.empty_thought_ids()) - 1  # is no thought yet
+            budget = ThoughtBudget(
+                max(settings.thinking_budget, header), self._protocol.end_of_thought_ids()
+            )
         answer = Answer(
             self._new_parser(request),
             settings.stop,
