@@ -281,15 +281,15 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
-    cached_tokens: int = 0
     reasoning_tokens: int = 0
     canvases: int = 0
-    rerolled: int = 0
     denoising_steps: int = 0
     tokens_per_forward: float = 0.0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     first_text_seconds: float = 0.0
+    cached_tokens: int = 0
+    rerolled: int = 0
 
     @property
     def total_tokens(self) -> int:

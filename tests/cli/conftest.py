@@ -88,7 +88,7 @@ def dgemma(
     from dgemma_backend.cli import main
     from dgemma_backend.runtime import registry
 
-    monkeypatch.setattr(registry, "_engines", {})
+    monkeypatch.setattr(registry, "_shared", {})
 
     def run(*arguments: str, piped: str = "") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "stdin", io.StringIO(piped))
