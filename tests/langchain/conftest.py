@@ -1,6 +1,5 @@
 """An engine whose answers are written beforehand; all else about it is the real engine."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -68,19 +67,15 @@ def scripted() -> Callable[..., Any]:
     return Scripted
 
 
-@pytest.fixture(scope="session")
-def _obedient_is_installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The plugin in obedient.py, as pip would leave it behind."""
-    folder = tmp_path_factory.mktemp("plugins")
-    info = folder / "obedient-1.0.dist-info"
+@pytest.fixture
+def _obedient_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin in obedient.py, as pip would leave it behind; gone again with the test."""
+    info = tmp_path / "obedient-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: obedient\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[dgemma_backend]\nobedient = obedient\n")
-    added = [str(folder), str(Path(__file__).parent)]
-    sys.path[:0] = added
-    yield
-    for each in added:
-        sys.path.remove(each)
+    for folder in (Path(__file__).parent, tmp_path):
+        monkeypatch.syspath_prepend(str(folder))
 
 
 @pytest.fixture
