@@ -118,9 +118,11 @@ class Scheduler:
     def _let_go(self) -> None:
         """Drop the jobs that ended, were given up, or ran out of time, wherever they stand."""
         with self._guard:
-            for job in [*self.active, *self._line]:
-                if not job.ended:
-                    self._end_if_over(job)
+            standing = [*self.active, *self._line]
+        for job in standing:  # not guarded: keeping a prefix copies it, and `submit` must not wait
+            if not job.ended:
+                self._end_if_over(job)
+        with self._guard:
             self.active = [job for job in self.active if not job.ended]
             self._line = deque(job for job in self._line if not job.ended)
 
