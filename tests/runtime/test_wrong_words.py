@@ -29,6 +29,7 @@ WRONG: list[tuple[Callable[[Any], object], str]] = [
     (lambda e: e.edit(5, (0, 1)), "a text and a span"),
     (lambda e: e.decide_all("abc", ["a", "b"]), "many conversations, got one text, 'abc'"),
     (lambda e: e.infill("x", ["he", Hole(4)], settings={"stop": "l"}), "could cut a template"),
+    (lambda e: e.infill("x", [Hole(4)], settings={"thinking": True}), "no place in a template"),
     (lambda e: e.generate("x", tools=[ADD, ADD], tool_choice=ToolChoice("required")), "one name"),
 ]
 

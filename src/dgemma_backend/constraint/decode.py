@@ -87,6 +87,7 @@ class ConstrainedAnswer:
         self.tables = tables
         self.state = tables.automaton.start
         self.left = max_tokens
+        self._chosen: tuple[list[int], int] = ([], self.state)
         if int(tables.automaton.distance[self.state]) > max_tokens:
             raise refusal(tables, self.state, max_tokens, 0)
 
@@ -118,11 +119,14 @@ class ConstrainedAnswer:
                 + ("are refused by it" if state < 0 else f"cannot end within {left} tokens")
                 + ". This is a bug: please report it with the schema or the pattern."
             )
+        self._chosen = ids, state
         return ids
 
     def take(self, ids: Sequence[int]) -> None:
         """The answer goes on behind these ids. Raises `GenerationError` where it cannot."""
-        state, left = self.tables.automaton.advance(self.state, ids), self.left - len(ids)
+        known, left = self._chosen, self.left - len(ids)
+        whole = known[0] == list(ids)  # else something of the canvas was cut
+        state = known[1] if whole else self.tables.automaton.advance(self.state, ids)
         if state < 0 or (left >= 0 and int(self.tables.automaton.distance[state]) > left):
             raise GenerationError(
                 f"{len(ids)} committed ids from state {self.state} of the automaton "

@@ -91,9 +91,7 @@ class Guidance:
             )
             return None
         if not (forced or format or request.template):
-            steering = (
-                "off"  # a call is the model's own choice; its arguments are put right at last
-            )
+            steering = "off"  # to call or not is the model's own choice
         elif steering != "off" and (request.settings.top_k or request.settings.top_p):
             raise SettingError(
                 f"steering={steering!r} draws whole answers and cannot restrict them by top_k or "

@@ -98,10 +98,8 @@ class RequestRunner(ABC):
                 f"response_format={response_format!r:.80} must be a ResponseFormat: "
                 "ResponseFormat.json_schema({...})."
             )
-        if reads.get("template") and settings.stop:
-            raise SettingError(
-                f"stop={settings.stop!r} could cut a template's fixed text. Leave it out."
-            )
+        if reads.get("template"):
+            refuse_for_template(settings)
         conversation, prompt = self._rendered(messages, declared, settings.thinking)
         canvas, context = self.info.canvas_length, self.info.context_length
         request = open_request(prompt, declared, settings, self._defaults, canvas, context)
@@ -220,6 +218,16 @@ class RequestRunner(ABC):
             budget,
         )
         return Answering(request, answer, self.info.model, check, thrown_away)
+
+
+def refuse_for_template(settings: GenerationSettings) -> None:
+    """Raise `SettingError` for what goes ill with texts that have holes."""
+    if settings.stop:
+        raise SettingError(
+            f"stop={settings.stop!r} could cut a template's fixed text. Leave it out."
+        )
+    if settings.thinking:
+        raise SettingError("thinking=True has no place in a template, which is the whole answer.")
 
 
 def as_settings(settings: Settings) -> GenerationSettings:
