@@ -38,6 +38,16 @@ def test_probabilities_are_those_of_the_models_first_pass(tiny: Any) -> None:
     assert found.answers == answers
 
 
+def test_an_answer_counts_by_itself_and_behind_an_empty_thought(tiny: Any) -> None:
+    question = Question.of(("yes", "no"), tiny._protocol, 32)
+    control, spelt = tiny._protocol.tokenizer.control_ids, tiny._protocol.tokenizer.decode
+    plain, behind, *_ = question.sequences
+    assert plain[-1] == behind[-1] == control["<turn|>"]
+    assert spelt(list(behind), controls=True) == "<|channel>thought\n<channel|>yes<turn|>"
+    log = [math.log(each) for each in (0.1, 0.2, 0.05, 0.25)]
+    assert question.shares(log) == pytest.approx([0.5, 0.5])
+
+
 def test_several_canvases_are_averaged_and_a_seed_repeats_them(tiny: Engine) -> None:
     one = [tiny.decide("Is it?", YES_NO, settings={"seed": 1}) for _ in range(2)]
     assert one[0] == one[1]
